@@ -1,0 +1,423 @@
+"""A packed model on disk: one folder with a JSON manifest and, for each layer, a safetensors file of its cells."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from flexcim.config import MacroConfig
+from flexcim.errors import FlexCiMError
+from flexcim.pattern import Pattern
+from flexcim.tiling import LayerTiling
+
+__all__ = ["MANIFEST", "SCHEMA_VERSION", "PackedError", "PackedLayer", "PackedModel", "read_packed", "write_packed"]
+
+MANIFEST = "manifest.json"
+"""Name of the manifest in the folder."""
+
+SCHEMA_VERSION = 1
+"""Version of the manifest's layout that this code writes and reads."""
+
+_FORMAT = "flexcim packed model"
+_SUFFIX = ".safetensors"
+_ARRAYS: Mapping[str, type[np.generic]] = {"weights": np.int8, "offsets": np.uint8, "weight_scales": np.float32}
+_MANIFEST_KEYS: Mapping[str, type] = {
+    "format": str,
+    "schema_version": int,
+    "metadata": dict,
+    "config": dict,
+    "layers": list,
+}
+_LAYER_KEYS: Mapping[str, type | tuple[type, ...]] = {
+    "name": str,
+    "file": str,
+    "sha256": str,
+    "outputs": int,
+    "inputs": int,
+    "pattern": str,
+    "groups": int,
+    "reason": str,
+    "tiles": int,
+    "activation_scale": (float, int, type(None)),
+}
+
+
+class PackedError(FlexCiMError):
+    """A packed model that cannot be written or read; the message names the file, the layer and the values."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PackedLayer:
+    """One layer's cells and scales. Its bias stays in the host model.
+
+    The layer computes ``y[j] = activation_scale * weight_scales[j] * sum_i(weight[j, i] * x[i])`` on integers x.
+
+    Parameters
+    ----------
+    name : str
+        Its name in the model.
+    tiling : LayerTiling
+        Shape, pattern, groups and the reason for them, and the tiles.
+    activation_scale : float or None
+        Calibrated scale of the activations, or None where each token gets its own.
+    weight_scales : float32 [outputs]
+        Scale of each output's weights.
+    weights : int8 [tile, row, sub_macro, column]
+        Weights of the cells, as `flexcim.tiling.pack_layer` places them.
+    offsets : uint8 [tile, row, sub_macro, column]
+        Their offsets.
+
+    Raises
+    ------
+    PackedError
+        If an array has the wrong type or shape, an offset is illegal for the pattern, a weight does not fit W bits, or
+        a scale is impossible.
+    """
+
+    name: str
+    tiling: LayerTiling
+    activation_scale: float | None
+    weight_scales: NDArray[np.float32] = field(repr=False)
+    weights: NDArray[np.int8] = field(repr=False)
+    offsets: NDArray[np.uint8] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        tiling = self.tiling
+        for name, dtype in _ARRAYS.items():
+            array = getattr(self, name)
+            shape = (tiling.outputs,) if name == "weight_scales" else tiling.packed_shape
+            if array.dtype != dtype or array.shape != shape:
+                raise self._error(
+                    f"{name} must be {np.dtype(dtype)} {list(shape)}, not {array.dtype} {list(array.shape)}"
+                )
+        limit = tiling.pattern.max_offset
+        if self.offsets.max() > limit:
+            place = np.unravel_index(int(np.argmax(self.offsets > limit)), self.offsets.shape)
+            raise self._error(
+                f"the offset at [tile, row, sub_macro, column] = {list(map(int, place))} is {self.offsets[place]}, "
+                f"but pattern {tiling.pattern} reaches only {limit}"
+            )
+        bits = tiling.config.weight_bits
+        for extreme in (self.weights.min(), self.weights.max()):
+            if not -(1 << (bits - 1)) <= extreme < 1 << (bits - 1):
+                raise self._error(f"weights must fit weight_bits = {bits}, not {extreme}")
+        # A scale of 0 is that of an output whose weights are all 0.
+        wrong = ~(np.isfinite(self.weight_scales) & (self.weight_scales >= 0))
+        if wrong.any():
+            output = int(np.argmax(wrong))
+            scale = self.weight_scales[output]
+            raise self._error(f"weight_scales[{output}] must be finite and not negative, not {scale}")
+        if self.activation_scale is not None and not 0 < self.activation_scale < math.inf:
+            raise self._error(f"activation_scale must be finite and positive, not {self.activation_scale}")
+
+    def _error(self, text: str) -> PackedError:
+        return PackedError(f"layer {self.name!r}: {text}")
+
+
+@dataclass(frozen=True, eq=False)
+class PackedModel:
+    """The layers that run on one macro.
+
+    Parameters
+    ----------
+    config : MacroConfig
+        The macro.
+    metadata : mapping
+        What JSON can hold: the model's name, the sparsity target and so on.
+    layers : sequence of PackedLayer
+        In the model's order. Of a model that `read_packed` opened, each access reads and verifies the layer's file, and
+        nothing is kept.
+    """
+
+    config: MacroConfig
+    metadata: Mapping[str, Any]
+    layers: Sequence[PackedLayer]
+
+    @property
+    def tilings(self) -> dict[str, LayerTiling]:
+        """Tilings of the layers by name, in order; of a model that `read_packed` opened, no array is read for it."""
+        if isinstance(self.layers, _StoredLayers):
+            return {entry.name: entry.tiling for entry in self.layers.entries}
+        return {layer.name: layer.tiling for layer in self.layers}
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def write_packed(path: str | os.PathLike[str], model: PackedModel) -> None:
+    """Write a packed model as a folder, which appears whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+        The folder. It may be absent, empty, or hold a packed model, which is replaced.
+    model : PackedModel
+        The model; its layers are taken one after the other.
+
+    Raises
+    ------
+    PackedError
+        If the folder holds something else or cannot be written, two layers have one name, or a layer is tiled for
+        another configuration.
+    TypeError, ValueError
+        If the metadata is nothing that JSON can hold.
+    """
+    target = Path(path).resolve()
+    # Beside the target, so that the renames stay within one file system. A process that is killed between the two
+    # renames leaves the old model under the second name.
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
+    replaced = temporary.with_suffix(".old")
+    try:
+        _check_replaceable(target)
+        temporary.mkdir(parents=True)
+        _write_folder(temporary, model)
+        if target.exists():
+            os.rename(target, replaced)
+        try:
+            os.rename(temporary, target)
+        except BaseException:
+            if replaced.exists():
+                os.rename(replaced, target)
+            raise
+    except OSError as error:
+        raise PackedError(f"{target}: cannot be written ({error.strerror})") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if target.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _check_replaceable(target: Path) -> None:
+    """Raise PackedError if something is there that is not ours to replace."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise PackedError(f"{target}: is a file, so no packed model can be written there")
+    names = sorted(entry.name for entry in target.iterdir())
+    foreign = [name for name in names if name != MANIFEST and not name.endswith(_SUFFIX)]
+    if names and (foreign or not _is_ours(target / MANIFEST)):
+        raise PackedError(
+            f"{target}: is not empty and no packed model (it holds {(foreign or names)[0]!r}), so it is not replaced"
+        )
+
+
+def _is_ours(manifest: Path) -> bool:
+    try:
+        document = json.loads(manifest.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(document, dict) and document.get("format") == _FORMAT
+
+
+def _write_folder(folder: Path, model: PackedModel) -> None:
+    layers: list[dict[str, Any]] = []
+    for index, layer in enumerate(model.layers):
+        if any(layer.name == other["name"] for other in layers):
+            raise PackedError(f"layer {layer.name!r} is there twice")
+        if layer.tiling.config != model.config:
+            raise PackedError(f"layer {layer.name!r} is tiled for another configuration than the model's")
+        data = safetensors.numpy.save({name: np.ascontiguousarray(getattr(layer, name)) for name in _ARRAYS})
+        file = f"{index:04}_{re.sub(r'[^A-Za-z0-9._-]', '_', layer.name)[:80]}{_SUFFIX}"
+        (folder / file).write_bytes(data)
+        tiling = layer.tiling
+        layers.append(
+            {
+                "name": layer.name,
+                "file": file,
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "outputs": tiling.outputs,
+                "inputs": tiling.inputs,
+                "pattern": str(tiling.pattern),
+                "groups": tiling.groups,
+                "reason": tiling.reason,
+                "tiles": len(tiling.tiles),
+                "activation_scale": layer.activation_scale,
+            }
+        )
+    document = {
+        "format": _FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        "metadata": dict(model.metadata),
+        "config": model.config.to_mapping(),
+        "layers": layers,
+    }
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What the manifest says of a layer."""
+
+    name: str
+    tiling: LayerTiling
+    activation_scale: float | None
+    file: Path
+    sha256: str
+
+    def read(self) -> PackedLayer:
+        """Read and verify the layer's file.
+
+        Raises
+        ------
+        PackedError
+            If it is missing, not the file that was written, or holds what cannot be.
+        """
+        where = f"{self.file}: layer {self.name!r}"
+        try:
+            data = self.file.read_bytes()
+        except OSError as error:
+            raise PackedError(f"{where}: cannot be read ({error.strerror})") from None
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != self.sha256:
+            raise PackedError(
+                f"{where}: the file is damaged or of another model, its SHA-256 is {digest}, "
+                f"but the manifest says {self.sha256}"
+            )
+        try:
+            arrays = safetensors.numpy.load(data)
+        except (safetensors.SafetensorError, ValueError, KeyError) as error:
+            raise PackedError(f"{where}: is no safetensors file ({error})") from None
+        if set(arrays) != set(_ARRAYS):
+            raise PackedError(f"{where}: must hold {', '.join(_ARRAYS)}, not {', '.join(sorted(arrays)) or 'nothing'}")
+        try:
+            return PackedLayer(name=self.name, tiling=self.tiling, activation_scale=self.activation_scale, **arrays)
+        except PackedError as error:
+            raise PackedError(f"{self.file}: {error}") from None
+
+
+class _StoredLayers(Sequence[PackedLayer]):
+    """Layers of a packed model on disk; each access reads one."""
+
+    def __init__(self, entries: tuple[_Entry, ...]) -> None:
+        self.entries = entries
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @overload
+    def __getitem__(self, index: int) -> PackedLayer: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[PackedLayer]: ...
+    def __getitem__(self, index: int | slice) -> PackedLayer | Sequence[PackedLayer]:
+        if isinstance(index, slice):
+            return _StoredLayers(self.entries[index])
+        return self.entries[index].read()
+
+
+def read_packed(path: str | os.PathLike[str]) -> PackedModel:
+    """Open a packed model: the manifest is read and verified now, each layer's file when the layer is asked for.
+
+    Parameters
+    ----------
+    path : path
+        The folder.
+
+    Raises
+    ------
+    PackedError
+        If the manifest is missing, no JSON, of another schema version, lacks a key or has an unknown one, or says what
+        cannot be. `PackedModel.layers` raises it for a layer's file.
+    """
+    manifest = Path(path) / MANIFEST
+    try:
+        text = manifest.read_text(encoding="utf-8")
+    except OSError as error:
+        raise PackedError(f"{manifest}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise PackedError(f"{manifest}: is no JSON ({error})") from None
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise PackedError(f"{manifest}: is no JSON ({error})") from None
+    # The version first: another one may have other keys.
+    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+        raise PackedError(f"{manifest}: is no manifest of a packed model (its 'format' is not {_FORMAT!r})")
+    if document.get("schema_version") != SCHEMA_VERSION:
+        raise PackedError(
+            f"{manifest}: has schema version {document.get('schema_version')!r}, "
+            f"but this FlexCiM reads {SCHEMA_VERSION}"
+        )
+    _check_keys(str(manifest), document, _MANIFEST_KEYS)
+    config = _read_config(manifest, document["config"])
+    entries: list[_Entry] = []
+    for index, layer in enumerate(document["layers"]):
+        entry = _read_entry(manifest, index, layer, config)
+        if any(entry.name == other.name for other in entries):
+            raise PackedError(f"{manifest}: layer {entry.name!r} is there twice")
+        entries.append(entry)
+    return PackedModel(config, document["metadata"], _StoredLayers(tuple(entries)))
+
+
+def _check_keys(where: str, values: Mapping[str, Any], keys: Mapping[str, type | tuple[type, ...]]) -> None:
+    """Raise PackedError unless exactly these keys are there, each with a value of its type."""
+    for key, kind in keys.items():
+        if key not in values:
+            raise PackedError(f"{where}: the key {key!r} is missing")
+        # JSON's true and false are integers to Python.
+        if not isinstance(values[key], kind) or isinstance(values[key], bool):
+            raise PackedError(f"{where}: {key!r} has a value of the wrong type, {values[key]!r}")
+    unknown = sorted(set(values) - set(keys))
+    if unknown:
+        raise PackedError(f"{where}: unknown key {unknown[0]!r}")
+
+
+def _read_config(manifest: Path, values: dict[str, Any]) -> MacroConfig:
+    """The configuration; all its parameters must be given, since defaults may change with the version."""
+    try:
+        config = MacroConfig.from_mapping(values)
+    except FlexCiMError as error:
+        raise PackedError(f"{manifest}: config: {error}") from None
+    missing = [key for key in config.to_mapping() if key not in values]
+    if missing:
+        raise PackedError(f"{manifest}: config: the key {missing[0]!r} is missing")
+    return config
+
+
+def _read_entry(manifest: Path, index: int, values: Any, config: MacroConfig) -> _Entry:
+    where = f"{manifest}: layer {index}"
+    if not isinstance(values, dict):
+        raise PackedError(f"{where} must be an object, not {values!r}")
+    if isinstance(values.get("name"), str):
+        where = f"{manifest}: layer {values['name']!r}"
+    _check_keys(where, values, _LAYER_KEYS)
+    if Path(values["file"]).name != values["file"] or not values["file"].endswith(_SUFFIX):
+        raise PackedError(f"{where}: 'file' must be a {_SUFFIX} file beside the manifest, not {values['file']!r}")
+    try:
+        tiling = LayerTiling(
+            config,
+            values["outputs"],
+            values["inputs"],
+            Pattern.parse(values["pattern"]),
+            values["groups"],
+            values["reason"],
+        )
+    except ValueError as error:
+        raise PackedError(f"{where}: {error}") from None
+    if values["tiles"] != len(tiling.tiles):
+        raise PackedError(f"{where}: 'tiles' is {values['tiles']}, but its shape and groups make {len(tiling.tiles)}")
+    scale = values["activation_scale"]
+    return _Entry(
+        values["name"],
+        tiling,
+        None if scale is None else float(scale),
+        manifest.parent / values["file"],
+        values["sha256"],
+    )

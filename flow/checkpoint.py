@@ -1,0 +1,170 @@
+"""Checkpoints in Hugging Face format: read from a local folder, checked, and written back in the dtypes they had."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from flexcim.errors import FlexCiMError
+
+__all__ = ["Checkpoint", "CheckpointError", "load_checkpoint"]
+
+
+class CheckpointError(FlexCiMError):
+    """A folder that holds no causal language model to prune; the message is one sentence that names the folder."""
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A causal language model and its tokenizer.
+
+    Parameters
+    ----------
+    name : str
+        Name of the folder that it came from.
+    model : PreTrainedModel
+        The model on the CPU, in float32 and in evaluation mode.
+    tokenizer : PreTrainedTokenizerBase
+        Its tokenizer.
+    dtypes : dict
+        The dtypes that its parameters and buffers have on disk, by name.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    dtypes: dict[str, torch.dtype]
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that the model can see at once, if its configuration limits them."""
+        return getattr(self.model.config, "max_position_embeddings", None)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write model and tokenizer so that plain transformers loads them, each tensor in the dtype it came in."""
+        with _quiet(), self._original_dtypes():
+            self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+
+    @contextlib.contextmanager
+    def _original_dtypes(self) -> Iterator[None]:
+        # save_pretrained takes the dtype of config.json from the model, so the model itself must have it meanwhile.
+        wide = {name: tensor.data for name, tensor in _tensors(self.model)}
+        try:
+            for name, tensor in _tensors(self.model):
+                tensor.data = tensor.data.to(self.dtypes[name])
+            yield
+        finally:
+            for name, tensor in _tensors(self.model):
+                tensor.data = wide[name]
+
+
+def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
+    """Read a causal language model and its tokenizer from a local folder; nothing is ever downloaded.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder is missing or unreadable, holds no causal language model or not all of its weights, a weight is
+        not finite, or there is no tokenizer.
+    """
+    path = Path(folder)
+    _check_folder(path)
+    with _quiet():
+        try:
+            config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        except Exception as error:
+            raise _unreadable(path, "its config.json", error) from error
+        if not _is_causal(config):
+            kind = ", ".join(config.architectures or [config.model_type])
+            raise CheckpointError(f"{path}: {kind} is no causal language model")
+        try:
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                path,
+                config=config,
+                dtype="auto",
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+        except Exception as error:
+            raise _unreadable(path, "its weights", error) from error
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        except Exception as error:
+            raise _unreadable(path, "its tokenizer", error) from error
+    for name in sorted(loading["missing_keys"]):
+        raise CheckpointError(f"{path}: the weights of {name} are missing")
+    for name, tensor in _tensors(model):
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{path}: {name} holds values that are not finite")
+    dtypes = {name: tensor.dtype for name, tensor in _tensors(model)}
+    # CPUs calculate in float32 fastest, and the scores need its range; half precision comes back unchanged.
+    return Checkpoint(path.resolve().name, model.float().eval(), tokenizer, dtypes)
+
+
+def _check_folder(path: Path) -> None:
+    """Raise CheckpointError unless there is a readable config.json."""
+    if not path.exists():
+        raise CheckpointError(f"{path}: there is no such folder (checkpoints are read from local folders only)")
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: is a file, but a checkpoint is a folder")
+    config = path / "config.json"
+    try:
+        json.loads(config.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: has no config.json, so it is no checkpoint in Hugging Face format") from None
+    except OSError as error:
+        raise CheckpointError(f"{config}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise CheckpointError(f"{config}: is no JSON ({error})") from None
+
+
+def _is_causal(config: PreTrainedConfig) -> bool:
+    """Whether transformers has a causal model for the configuration, and the checkpoint was saved from that one."""
+    classes = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), ())
+    names = [kind.__name__ for kind in (classes if isinstance(classes, tuple) else (classes,))]
+    return bool(names) and any(name in names for name in config.architectures or names)
+
+
+def _unreadable(path: Path, what: str, error: Exception) -> CheckpointError:
+    # transformers raises errors of many classes, often with several lines of advice for people who are online.
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return CheckpointError(f"{path}: {what} cannot be loaded ({reason})")
+
+
+def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """All floating parameters and buffers by name."""
+    for named in (model.named_parameters(), model.named_buffers()):
+        yield from ((name, tensor) for name, tensor in named if tensor.is_floating_point())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from drawing progress bars and tables of its own: what matters is checked here."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

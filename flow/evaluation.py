@@ -1,0 +1,99 @@
+"""How well a model predicts a text: bits per byte, which models with different tokenizers share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from flexcim.errors import FlexCiMError
+
+__all__ = ["Evaluation", "EvaluationError", "evaluate"]
+
+_BATCH_TOKENS = 4096
+"""Tokens that pass the model at once."""
+
+
+class EvaluationError(FlexCiMError):
+    """A text that nothing can be measured on; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a model predicts a text.
+
+    Parameters
+    ----------
+    nats : float
+        Negative log-likelihood of all predicted tokens, in nats.
+    predicted : int
+        Tokens that were predicted: all but the first, which nothing comes before.
+    vocabulary : int
+        Number of different tokens.
+    size : int
+        Bytes of the text in UTF-8.
+    """
+
+    nats: float
+    predicted: int
+    vocabulary: int
+    size: int
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits in which the model could encode the text, by byte; the first token costs log2(vocabulary) bits."""
+        return (self.nats / math.log(2) + math.log2(self.vocabulary)) / self.size
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean negative log-likelihood of a predicted token."""
+        return math.exp(self.nats / self.predicted)
+
+
+def evaluate(model: PreTrainedModel, tokens: Tensor, size: int, length: int) -> Evaluation:
+    """Measure a causal language model on a text, in windows that do not overlap.
+
+    Each window's inputs are the next ``length`` tokens, and its targets the tokens one further on, so that every token
+    but the first of the text is predicted once, the last window being shorter.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        The model, in evaluation mode.
+    tokens : Tensor
+        The text, [tokens], int64.
+    size : int
+        Bytes of the text in UTF-8.
+    length : int
+        Tokens of a window: the context of its last target.
+
+    Raises
+    ------
+    EvaluationError
+        If the text has fewer than two tokens.
+    """
+    if len(tokens) < 2:
+        raise EvaluationError(f"the evaluation text has {len(tokens)} tokens, but at least 2 are needed")
+    nats = 0.0
+    with torch.no_grad():
+        for inputs, targets in _windows(tokens, length):
+            logits = model(input_ids=inputs, use_cache=False).logits.float()
+            nats += cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
+    return Evaluation(nats, len(tokens) - 1, model.config.vocab_size, size)
+
+
+def _windows(tokens: Tensor, length: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of inputs and of the tokens that follow them, [windows, length] each; the last one is the rest."""
+    inputs, targets = tokens[:-1], tokens[1:]
+    whole = len(inputs) // length * length
+    step = max(1, _BATCH_TOKENS // length) * length
+    for start in range(0, whole, step):
+        batch = slice(start, min(start + step, whole))
+        yield inputs[batch].view(-1, length), targets[batch].view(-1, length)
+    if whole < len(inputs):
+        yield inputs[None, whole:], targets[None, whole:]

@@ -1,0 +1,56 @@
+"""N:M masks: which weights of each block of m consecutive inputs are kept."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from flexcim.pattern import Pattern
+
+__all__ = ["kept_weights", "nm_mask"]
+
+
+def nm_mask(scores: Tensor, pattern: Pattern) -> Tensor:
+    """Keep the n largest scores of each block of m consecutive inputs, for each output on its own (Wanda's N:M rule).
+
+    Of equal scores the one with the lowest input index is kept. If m does not divide the inputs, the last block of r < m
+    inputs keeps min(n, r) (docs/architecture.md, section 2).
+
+    Parameters
+    ----------
+    scores : Tensor
+        Importance of each weight, [outputs, inputs]; finite or not, but no NaN.
+    pattern : Pattern
+        n:m, where n counts what is kept.
+
+    Returns
+    -------
+    Tensor
+        True where the weight is kept, [outputs, inputs], bool.
+
+    Raises
+    ------
+    ValueError
+        If ``scores`` is no matrix or holds a NaN.
+    """
+    if scores.ndim != 2:
+        raise ValueError(f"scores must be [outputs, inputs], not of shape {list(scores.shape)}")
+    if scores.isnan().any():
+        raise ValueError("scores must not hold NaN, which has no rank")
+    if pattern.is_dense:
+        return torch.ones_like(scores, dtype=torch.bool)
+    outputs, inputs = scores.shape
+    # The padding loses to every real score, so that the last block's n go to its r inputs first.
+    padded = pad(scores.float(), (0, -inputs % pattern.m), value=-torch.inf)
+    blocks = padded.view(outputs, -1, pattern.m)
+    # topk leaves the order of equal scores open; a stable sort keeps the lowest index first.
+    order = blocks.sort(dim=-1, descending=True, stable=True).indices
+    mask = torch.zeros_like(blocks, dtype=torch.bool).scatter_(-1, order[..., : pattern.n], True)
+    return mask.view(outputs, -1)[:, :inputs]
+
+
+def kept_weights(outputs: int, inputs: int, pattern: Pattern) -> int:
+    """Weights that a mask of this pattern keeps in a layer: outputs * (n * floor(inputs / m) + min(n, inputs mod m))."""
+    blocks, rest = divmod(inputs, pattern.m)
+    return outputs * (blocks * pattern.n + min(pattern.n, rest))

@@ -1,0 +1,179 @@
+"""What the pruner gives back: the pruned model, the plan, and each layer in the hardware's integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flexcim.config import MacroConfig
+from flexcim.pattern import Pattern
+from flexcim.tiling import LayerTiling
+from flow.checkpoint import Checkpoint
+from flow.evaluation import Evaluation
+from flow.quantization import QuantizedLinear, replaced
+from flow.selection import Choice, Selection
+
+__all__ = ["Evaluations", "PruneResult", "PrunedLayer"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PrunedLayer:
+    """One linear layer after pruning.
+
+    Parameters
+    ----------
+    name : str
+        Its path in the model.
+    choice : Choice
+        Its block's pattern, and why.
+    tiling : LayerTiling
+        How it lies on the macro: tiles, groups, and why.
+    zeros : int
+        Its weights that are zero, counted.
+    weights : Tensor
+        Quantised weights, [outputs, inputs], int8.
+    scales : Tensor
+        Scale of each output, [outputs], float32.
+    activation_scale : Tensor or None
+        Scale of all its activations, [] float32; None where each token has its own.
+    bias : Tensor or None
+        [outputs]; it stays in the host model.
+    """
+
+    name: str
+    choice: Choice
+    tiling: LayerTiling
+    zeros: int
+    weights: Tensor
+    scales: Tensor
+    activation_scale: Tensor | None
+    bias: Tensor | None
+
+    @property
+    def pattern(self) -> Pattern:
+        """Its pattern."""
+        return self.choice.pattern
+
+    @property
+    def sparsity(self) -> float:
+        """Share of its weights that are zero."""
+        return self.zeros / self.weights.numel()
+
+    def quantized(self) -> QuantizedLinear:
+        """The layer in the hardware's arithmetic."""
+        return QuantizedLinear(
+            self.weights,
+            self.scales,
+            self.bias,
+            activation_bits=self.tiling.config.activation_bits,
+            activation_scale=self.activation_scale,
+        )
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """The same text under the dense model, the pruned one, and the pruned one in the hardware's integers."""
+
+    dense: Evaluation
+    pruned: Evaluation
+    quantized: Evaluation
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PruneResult:
+    """A pruned model, and how it came about.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        The pruned model and its tokenizer.
+    config : MacroConfig
+        The macro that it was pruned for.
+    target : float
+        The sparsity that was asked for.
+    seed : int
+        Seed of the calibration samples.
+    samples : Tensor
+        The calibration samples, [samples, length], int64.
+    selection : Selection
+        The choice for each block that has linear layers.
+    layers : tuple of PrunedLayer
+        All linear layers of the blocks, in the model's order.
+    evaluations : Evaluations or None
+        None without a text to evaluate on.
+    """
+
+    checkpoint: Checkpoint
+    config: MacroConfig
+    target: float
+    seed: int
+    samples: Tensor
+    selection: Selection
+    layers: tuple[PrunedLayer, ...]
+    evaluations: Evaluations | None
+
+    @property
+    def sparsity(self) -> float:
+        """Share of all the layers' weights that are zero, counted."""
+        return sum(layer.zeros for layer in self.layers) / sum(layer.weights.numel() for layer in self.layers)
+
+    def layer(self, name: str) -> PrunedLayer:
+        """The layer of this name.
+
+        Raises
+        ------
+        KeyError
+            If there is none.
+        """
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise KeyError(f"there is no layer {name!r} among the pruned ones")
+
+    def activations(self, names: Sequence[str], vectors: int) -> dict[str, NDArray[np.int8]]:
+        """What the hardware gets when the pruned, quantised model reads the first calibration tokens.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Layers.
+        vectors : int
+            How many tokens.
+
+        Returns
+        -------
+        dict
+            By the layer's name, int8 [vectors, inputs].
+
+        Raises
+        ------
+        KeyError
+            If no layer has one of the names.
+        ValueError
+            If the samples have fewer tokens.
+        """
+        if not 1 <= vectors <= self.samples.numel():
+            raise ValueError(
+                f"vectors must be between 1 and the {self.samples.numel()} calibration tokens, not {vectors}"
+            )
+        modules = {layer.name: layer.quantized() for layer in self.layers}
+        seen: dict[str, NDArray[np.int8]] = {}
+
+        def watch(name: str) -> Callable[[QuantizedLinear, tuple[Tensor, ...]], None]:
+            def record(module: QuantizedLinear, arguments: tuple[Tensor, ...]) -> None:
+                integers, _ = module.quantize_activations(arguments[0])
+                seen[name] = integers.flatten(0, -2)[:vectors].numpy()
+
+            return record
+
+        for name in names:
+            modules[self.layer(name).name].register_forward_pre_hook(watch(name))
+        samples = -(-vectors // self.samples.shape[1])
+        with replaced(self.checkpoint.model, modules), torch.no_grad():
+            self.checkpoint.model(input_ids=self.samples[:samples], use_cache=False)
+        return seen

@@ -1,0 +1,80 @@
+"""Texts: read from UTF-8 files, tokenised, and cut into calibration samples."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from flexcim.errors import FlexCiMError
+
+__all__ = ["TextError", "draw_samples", "read_text", "tokenize"]
+
+
+class TextError(FlexCiMError):
+    """A text that cannot be used; the message is one sentence."""
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Read a UTF-8 file.
+
+    Raises
+    ------
+    TextError
+        If the file cannot be read, is no UTF-8, or is empty.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+        text = content.decode("utf-8")
+    except OSError as error:
+        raise TextError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise TextError(f"{path}: is no UTF-8 text (byte {error.start} is {content[error.start]:#04x})") from None
+    if not text.strip():
+        raise TextError(f"{path}: is empty")
+    return text
+
+
+def tokenize(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """Tokens of a text, [tokens], int64, without the special tokens that a tokenizer adds around one."""
+    # verbose=False: that a text is longer than the model's context is meant, it is cut into windows.
+    tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return torch.tensor(tokens, dtype=torch.int64)
+
+
+def draw_samples(tokens: Tensor, samples: int, length: int, seed: int) -> Tensor:
+    """Draw windows of a text at random places; they may overlap.
+
+    Parameters
+    ----------
+    tokens : Tensor
+        The text, [tokens], int64.
+    samples, length : int
+        Number of windows, and tokens in each.
+    seed : int
+        Seed of the places.
+
+    Returns
+    -------
+    Tensor
+        [samples, length], int64.
+
+    Raises
+    ------
+    TextError
+        If a number is not positive, or the text is shorter than one window.
+    """
+    for name, value in (("samples", samples), ("length", length)):
+        if value < 1:
+            raise TextError(f"calibration {name} must be at least 1, not {value}")
+    if len(tokens) < length:
+        raise TextError(
+            f"{text.path}: has {len(tokens)} tokens, fewer than the {length} of one calibration sample"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    starts = torch.randint(len(tokens) - length + 1, (samples,), generator=generator)
+    return tokens[starts[:, None] + torch.arange(length)]

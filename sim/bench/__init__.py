@@ -1,0 +1,1 @@
+"""The cocotb bench: drivers, monitors, checker, coverage and the runner of any configuration."""
