@@ -8,12 +8,12 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 from flexcim.errors import FlexCiMError
+from flexcim.files import write_text
 from flexcim.pattern import Pattern
 
 if sys.version_info >= (3, 11):
@@ -363,13 +363,9 @@ class MacroConfig:
         ConfigError
             If the file cannot be written.
         """
-        target = Path(path)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.new")
         try:
-            temporary.write_text(tomli_w.dumps({"macro": self.to_mapping()}), encoding="utf-8")
-            os.replace(temporary, target)
+            write_text(path, tomli_w.dumps({"macro": self.to_mapping()}))
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise ConfigError(f"{path}: cannot be written ({error.strerror})") from None
 
 

@@ -97,8 +97,8 @@ class BlockStream:
 
     When it is made, the samples pass the whole dense model once; the inputs of the first block are kept, and how the
     model calls each block. From then on only the inputs of the current block are in memory, and each block runs on its
-    own. A block that is pruned before `advance` hands its pruned outputs on, so that the next one is measured on what it
-    will really get (as Wanda does).
+    own. A block that is pruned before `advance` hands its pruned outputs on, so that the next one is measured on what
+    it will really get (as Wanda does).
 
     Parameters
     ----------

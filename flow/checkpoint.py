@@ -20,9 +20,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
 
 from flexcim.errors import FlexCiMError
+from flow.quiet import quiet
 
 __all__ = ["Checkpoint", "CheckpointError", "load_checkpoint"]
 
@@ -59,7 +59,7 @@ class Checkpoint:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write model and tokenizer so that plain transformers loads them, each tensor in the dtype it came in."""
-        with _quiet(), self._original_dtypes():
+        with quiet(), self._original_dtypes():
             self.model.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
 
@@ -87,7 +87,7 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     """
     path = Path(folder)
     _check_folder(path)
-    with _quiet():
+    with quiet():
         try:
             config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         except Exception as error:
@@ -154,17 +154,3 @@ def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """All floating parameters and buffers by name."""
     for named in (model.named_parameters(), model.named_buffers()):
         yield from ((name, tensor) for name, tensor in named if tensor.is_floating_point())
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers from drawing progress bars and tables of its own: what matters is checked here."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -14,8 +14,8 @@ __all__ = ["kept_weights", "nm_mask"]
 def nm_mask(scores: Tensor, pattern: Pattern) -> Tensor:
     """Keep the n largest scores of each block of m consecutive inputs, for each output on its own (Wanda's N:M rule).
 
-    Of equal scores the one with the lowest input index is kept. If m does not divide the inputs, the last block of r < m
-    inputs keeps min(n, r) (docs/architecture.md, section 2).
+    Of equal scores the one with the lowest input index is kept. If m does not divide the inputs, the last block of
+    r < m inputs keeps min(n, r) (docs/architecture.md, section 2).
 
     Parameters
     ----------
@@ -51,6 +51,6 @@ def nm_mask(scores: Tensor, pattern: Pattern) -> Tensor:
 
 
 def kept_weights(outputs: int, inputs: int, pattern: Pattern) -> int:
-    """Weights that a mask of this pattern keeps in a layer: outputs * (n * floor(inputs / m) + min(n, inputs mod m))."""
+    """Weights that a mask keeps in a layer: outputs * (n * floor(inputs / m) + min(n, inputs mod m))."""
     blocks, rest = divmod(inputs, pattern.m)
     return outputs * (blocks * pattern.n + min(pattern.n, rest))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from enum import Enum
 from typing import TypeAlias
 
 from flexcim.config import PRESETS, MacroConfig
@@ -16,20 +15,16 @@ from flow.calibration import BlockStream, InputStatistics
 from flow.checkpoint import Checkpoint, load_checkpoint
 from flow.evaluation import Evaluation, evaluate
 from flow.masks import nm_mask
+from flow.options import DEFAULT_LENGTH, DEFAULT_SAMPLES, ActivationScale
 from flow.outliers import find_outliers
 from flow.quantization import activation_scale, quantize_weights, replaced
+from flow.quiet import quiet
 from flow.result import Evaluations, PrunedLayer, PruneResult
 from flow.scores import wanda_scores
 from flow.selection import BlockFacts, Choice, check_target, select
-from flow.text import draw_samples, read_text, tokenize, tokenize
+from flow.text import draw_samples, read_text, tokenize
 
-__all__ = ["ActivationScale", "Progress", "PruneError", "prune"]
-
-DEFAULT_SAMPLES = 32
-"""Calibration samples."""
-
-DEFAULT_LENGTH = 512
-"""Tokens of a sample and of an evaluation window, unless the model's context is shorter."""
+__all__ = ["Progress", "PruneError", "prune"]
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called before each step with its name, the steps that are done, and the number of all steps."""
@@ -39,16 +34,7 @@ class PruneError(FlexCiMError):
     """An option that does not fit the model; the message is one sentence."""
 
 
-class ActivationScale(str, Enum):
-    """Where the scale of a layer's activations comes from."""
-
-    TOKEN = "token"
-    """Each token has its own, from its largest magnitude."""
-
-    TENSOR = "tensor"
-    """One for all tokens, from the largest magnitude that the calibration saw."""
-
-
+@quiet()
 def prune(
     model_path: str | os.PathLike[str],
     *,
@@ -134,7 +120,7 @@ def prune(
         largest |= {name: seen.largest for name, seen in stream.advance().items()}
     measure("pruned")
     layers = tuple(
-        _pruned_layer(layer, choice, tilings[layer.name], largest[layer.name], activations)
+        _pruned_layer(layer, block, choice, tilings[layer.name], largest[layer.name], activations)
         for block, choice in choices.items()
         for layer in block.layers
     )
@@ -195,12 +181,19 @@ def _prune_block(block: Block, pattern: Pattern, seen: Mapping[str, InputStatist
 
 
 def _pruned_layer(
-    layer: LinearLayer, choice: Choice, tiling: LayerTiling, largest: float, activations: ActivationScale
+    layer: LinearLayer,
+    block: Block,
+    choice: Choice,
+    tiling: LayerTiling,
+    largest: float,
+    activations: ActivationScale,
 ) -> PrunedLayer:
+    """The layer's record, quantised; ``largest`` is the largest magnitude of its inputs."""
     weights, scales = quantize_weights(layer.weight, tiling.config.weight_bits)
     per_tensor = activations is ActivationScale.TENSOR
     return PrunedLayer(
         name=layer.name,
+        block=block.name,
         choice=choice,
         tiling=tiling,
         zeros=int((layer.weight == 0).sum()),

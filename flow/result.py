@@ -29,6 +29,8 @@ class PrunedLayer:
     ----------
     name : str
         Its path in the model.
+    block : str
+        That of its block.
     choice : Choice
         Its block's pattern, and why.
     tiling : LayerTiling
@@ -46,6 +48,7 @@ class PrunedLayer:
     """
 
     name: str
+    block: str
     choice: Choice
     tiling: LayerTiling
     zeros: int

@@ -27,7 +27,7 @@ CANDIDATES: Mapping[Pattern, tuple[tuple[int, int], ...]] = MappingProxyType(
         Pattern(2, 8): ((2, 8),),
     }
 )
-"""FLOW's candidates, each with the pairs (n, m) that its cost is computed for: the paper has dense twice, as 4:4 and 8:8."""
+"""FLOW's candidates, each with the pairs (n, m) that its cost is computed for; the paper has dense twice, 4:4 and 8:8."""
 
 
 Shapes: TypeAlias = tuple[tuple[int, int], ...]
@@ -249,7 +249,10 @@ def _zeros(shapes: Sequence[Shapes], patterns: Sequence[Pattern]) -> NDArray[np.
     """Weights that each pattern drops in each block, remainders counted as they are, [blocks, patterns]."""
     return np.array(
         [
-            [sum(rows * columns - kept_weights(rows, columns, pattern) for rows, columns in block) for pattern in patterns]
+            [
+                sum(rows * columns - kept_weights(rows, columns, pattern) for rows, columns in block)
+                for pattern in patterns
+            ]
             for block in shapes
         ],
         dtype=np.int64,

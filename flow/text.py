@@ -72,9 +72,7 @@ def draw_samples(tokens: Tensor, samples: int, length: int, seed: int) -> Tensor
         if value < 1:
             raise TextError(f"calibration {name} must be at least 1, not {value}")
     if len(tokens) < length:
-        raise TextError(
-            f"{text.path}: has {len(tokens)} tokens, fewer than the {length} of one calibration sample"
-        )
+        raise TextError(f"the calibration text has {len(tokens)} tokens, fewer than the {length} of one sample")
     generator = torch.Generator().manual_seed(seed)
     starts = torch.randint(len(tokens) - length + 1, (samples,), generator=generator)
     return tokens[starts[:, None] + torch.arange(length)]

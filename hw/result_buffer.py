@@ -74,8 +74,7 @@ class ResultBuffer(wiring.Component):
         config = self._config
         m = Module()
         entries = result_entries(config)
-        last_beat = index_shape(self._beats)
-        stored = Signal(len(self.results) + last_beat.width + len(self.tag))
+        stored = Signal(len(self.groups) + len(self.tag) + len(self.results))
         m.submodules.entries = memory = Memory(shape=unsigned(len(stored)), depth=entries, init=[])
         write_port, read_port = memory.write_port(), memory.read_port(domain="comb")
 
@@ -83,28 +82,23 @@ class ResultBuffer(wiring.Component):
         oldest = self._build_pointer(m, "oldest", entries, self.freed)
         filled = Signal(range(entries + 1))
         m.d.sync += filled.eq(filled + self.write - self.freed)
-        vector_last_beat = Signal(last_beat)
-        with m.Switch(self.groups):
-            for level, count in enumerate(config.group_counts):
-                with m.Case(level):
-                    m.d.comb += vector_last_beat.eq(min(config.result_beats(count), self._beats) - 1)
         m.d.comb += [
             write_port.en.eq(self.write),
             write_port.addr.eq(newest),
-            write_port.data.eq(Cat(vector_last_beat, self.tag, self.results)),
+            write_port.data.eq(Cat(self.groups, self.tag, self.results)),
             read_port.addr.eq(oldest),
             stored.eq(read_port.data),
         ]
 
-        final = stored[: last_beat.width]
-        results = stored[last_beat.width + len(self.tag) :]
-        # The vectors of fewer groups leave what their last beat does not use at zero: higher groups mean nothing.
-        used = self._build_used(m, final)
+        groups = stored[: len(self.groups)]
+        tag = stored[len(self.groups) :][: len(self.tag)]
+        results = stored[len(self.groups) + len(self.tag) :]
+        final, used = self._build_end(m, groups)
         m.d.comb += [
             self.valid.eq(filled != 0),
             self.last.eq(self.beat == final),
             self.freed.eq(self.valid & self.ready & self.last),
-            self.beat_tag.eq(stored[last_beat.width :][: len(self.tag)]),
+            self.beat_tag.eq(tag),
             self.elements.eq(results.word_select(self.beat, config.result_port * SUM_BITS) & used),
         ]
         with m.If(self.valid & self.ready):
@@ -122,18 +116,20 @@ class ResultBuffer(wiring.Component):
                 m.d.sync += pointer.eq(0)
         return pointer
 
-    def _build_used(self, m: Module, final: Value) -> Value:
-        """A mask over the elements of this beat: those beyond the vector's outputs are dropped from its last beat."""
+    def _build_end(self, m: Module, groups: Value) -> tuple[Value, Value]:
+        """The last beat of a vector, and a mask over this beat's elements: its last beat leaves at 0 what its outputs do not fill."""
         config = self._config
-        leftover = {
-            config.result_beats(count) - 1: config.tile_outputs(count) % config.result_port
-            for count in config.group_counts
-            if count <= max_groups(config)
-        }
-        mask = Signal(config.result_port * SUM_BITS)
-        m.d.comb += mask.eq(~0)
-        for last_beat, elements in leftover.items():
-            if elements:
-                with m.If(self.last & (final == last_beat)):
-                    m.d.comb += mask.eq((1 << elements * SUM_BITS) - 1)
-        return mask
+        final = Signal(index_shape(self._beats))
+        used = Signal(config.result_port * SUM_BITS)
+        m.d.comb += used.eq(~0)
+        with m.Switch(groups):
+            for level, count in enumerate(config.group_counts):
+                if count > max_groups(config):
+                    continue
+                with m.Case(level):
+                    m.d.comb += final.eq(config.result_beats(count) - 1)
+                    leftover = config.tile_outputs(count) % config.result_port
+                    if leftover:
+                        with m.If(self.last):
+                            m.d.comb += used.eq((1 << leftover * SUM_BITS) - 1)
+        return final, used

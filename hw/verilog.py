@@ -21,7 +21,7 @@ from hw.ports import (
 )
 from hw.shared_modules import SharedModules
 
-__all__ = ["LINT_WAIVERS", "GeneratedVerilog", "Port", "generate", "macro_ports", "write_verilog"]
+__all__ = ["LINT_WAIVERS", "GeneratedVerilog", "Port", "generate", "is_module_name", "macro_ports", "write_verilog"]
 
 LINT_WAIVERS = {
     "CASEINCOMPLETE": "codes that select nothing keep the value assigned before the case",
@@ -32,6 +32,10 @@ LINT_WAIVERS = {
     "WIDTHTRUNC": "Yosys writes 'equal to zero' as a logical not, and takes the low bits of shifts",
 }
 """What `verilator --lint-only -Wall` would say about any Verilog that Yosys writes, each with the reason why it is no finding."""
+
+
+_WAKE = r"\\\$auto\$verilog_backend\S+"
+"""The register on which Yosys makes combinational processes wait at time zero."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,11 @@ def macro_ports(config: MacroConfig) -> list[Port]:
     return ports
 
 
+def is_module_name(name: str) -> bool:
+    """Whether the name can be a Verilog module's without being escaped."""
+    return re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is not None
+
+
 def generate(config: MacroConfig, name: str = "flexcim_macro", *, init: bool = True) -> GeneratedVerilog:
     """Generate the Verilog of a macro.
 
@@ -123,7 +132,7 @@ def generate(config: MacroConfig, name: str = "flexcim_macro", *, init: bool = T
     ValueError
         If the name is no Verilog identifier.
     """
-    if not re.fullmatch(r"[A-Za-z_]\w*", name):
+    if not is_module_name(name):
         raise ValueError(f"a module's name must be a Verilog identifier, not {name!r}")
     shared = SharedModules(name)
     macro = Macro(config)
@@ -146,22 +155,27 @@ def write_verilog(verilog: GeneratedVerilog, folder: Path) -> tuple[Path, Path]:
 
 
 def _keep_module(text: str, name: str) -> str:
-    """Mark a module not to be inlined: Verilator then compiles a column once, not S * C times."""
-    return re.sub(rf"^(module {name}\(.*?\);\n)", r"\1  /* verilator no_inline_module */\n", text, flags=re.MULTILINE)
+    """Mark a module to be kept by Verilator, which otherwise compiles S * C inlined columns instead of one.
+
+    With ``--hierarchical`` it becomes a library of its own; without, it is at least not inlined.
+    """
+    marks = "  /* verilator hier_block */\n  /* verilator no_inline_module */\n"
+    return re.sub(rf"^(module {name}\(.*?\);\n)", rf"\1{marks}", text, flags=re.MULTILINE)
 
 
 def _without_initial_values(text: str, *, registers: bool) -> str:
     """Leave out the initial words of memories, and if asked, the initial values of registers.
 
-    Yosys makes each combinational process sensitive to a register that only ever has its initial value, so that simulators
-    carry it out at time zero. Without initial values the reset does that, and the register goes as well.
+    Yosys makes each combinational process sensitive to a register that only ever gets its initial value, so that simulators
+    carry it out at time zero. In SystemVerilog a declaration's initial value makes no event; an initial statement does.
+    Without initial values the reset wakes the processes, and the register goes as well.
     """
     text = re.sub(r"^  initial begin\n(?:    \S+\[\d+\] = .*;\n)+  end\n", "", text, flags=re.MULTILINE)
-    if registers:
-        text = re.sub(r"^  reg \\\$auto\$verilog_backend\S+  = 0;\n", "", text, flags=re.MULTILINE)
-        text = re.sub(r"^    if \(\\\$auto\$verilog_backend\S+ \) begin end\n", "", text, flags=re.MULTILINE)
-        text = re.sub(r"^(  reg (?:signed )?(?:\[[^\]]+\] )?\S+ +)= [^;]+;$", r"\1;", text, flags=re.MULTILINE)
-    return text
+    if not registers:
+        return re.sub(rf"^  reg ({_WAKE} ) = 0;$", r"  reg \1;\n  initial \1 = 0;", text, flags=re.MULTILINE)
+    text = re.sub(rf"^  reg {_WAKE}  = 0;\n", "", text, flags=re.MULTILINE)
+    text = re.sub(rf"^    if \({_WAKE} \) begin end\n", "", text, flags=re.MULTILINE)
+    return re.sub(r"^(  reg (?:signed )?(?:\[[^\]]+\] )?\S+ ?) = [^;]+;$", r"\1;", text, flags=re.MULTILINE)
 
 
 def _interface(config: MacroConfig, name: str, latency: int) -> dict[str, Any]:

@@ -100,7 +100,9 @@ class WeightLoader(wiring.Component):
             errors.append(constants_error)
             done &= constants_done
         m.d.comb += self._finished.eq(self._active & done)
-        errors.append(self._build_command(m))  # after the others: what a new command sets outlasts what the last beat clears
+        errors.append(
+            self._build_command(m)
+        )  # after the others: what a new command sets outlasts what the last beat clears
         with m.If(self._finished):
             m.d.comb += self.done.eq(1 << self._bank)
         m.d.comb += self.error.eq(lowest_error(errors))

@@ -104,6 +104,13 @@ class MacroBench:
             If the macro does not keep the contract.
         """
         payloads, expectation = stimulus.payloads(), expect(stimulus)
+        self._dut._log.debug(
+            "%d loads, %d runs, stalls on %s, then %s",
+            len(stimulus.loads),
+            len(stimulus.runs),
+            ", ".join(stalls) or "no stream",
+            expectation.error.name,
+        )
         checker = Checker(stimulus, expectation)
         for source in self._sources:
             source.restart(payloads[source.name], stalls.get(source.name))

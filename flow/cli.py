@@ -1,0 +1,133 @@
+"""``flexcim prune``: a checkpoint becomes a pruned one, a packed model and a plan."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
+
+from flexcim.config import MacroConfig, preset
+from flexcim.errors import FlexCiMError
+from flow.options import DEFAULT_LENGTH, DEFAULT_SAMPLES, ActivationScale
+
+if TYPE_CHECKING:
+    from flow.result import PruneResult
+
+__all__ = ["prune"]
+
+_SHIPPED_TEXT = Path(__file__).resolve().parents[1] / "models" / "text" / "calibration.txt"
+"""The repository's calibration text; an installed package has none."""
+
+
+class OptionError(FlexCiMError):
+    """Options that do not go together; the message is one sentence."""
+
+
+def prune(
+    model: Annotated[Path, typer.Argument(help="Local folder of a checkpoint in Hugging Face format.")],
+    sparsity: Annotated[float, typer.Option(help="Least share of the block layers' weights to drop, 0 to 1.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; an earlier result is replaced.")],
+    config: Annotated[Path | None, typer.Option(help="Configuration of the macro, a TOML file.")] = None,
+    preset_name: Annotated[
+        str | None, typer.Option("--preset", help="Name of a configuration, see flexcim presets. [default: flexcim]")
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="UTF-8 text to calibrate on. [default: the repository's]")
+    ] = None,
+    evaluate: Annotated[Path | None, typer.Option(help="UTF-8 text to measure bits per byte on.")] = None,
+    samples: Annotated[int, typer.Option(help="Calibration samples.")] = DEFAULT_SAMPLES,
+    length: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Tokens of a sample and of an evaluation window. [default: {DEFAULT_LENGTH}, or the model's context]"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the calibration samples' places in the text.")] = 0,
+    activations: Annotated[
+        ActivationScale, typer.Option(help="Scale of the activations: of each token, or of the layer's tensor.")
+    ] = ActivationScale.TOKEN,
+) -> None:
+    """Prune a causal language model with FLOW and pack it for a macro.
+
+    Writes checkpoint/ (zeros in place, loads in plain transformers), packed/ (what the macro loads), plan.toml and
+    report.json. Nothing is downloaded.
+    """
+    if config is not None and preset_name is not None:
+        raise OptionError("--config and --preset exclude each other: a configuration file can name its preset itself")
+    macro = preset(preset_name or "flexcim") if config is None else MacroConfig.from_toml(config)
+    if calibration is None:
+        if not _SHIPPED_TEXT.exists():
+            raise OptionError("--calibration must name a text, as there is none beside the installed package")
+        calibration = _SHIPPED_TEXT
+
+    # torch and transformers take seconds to import; --help and mistyped options need neither.
+    from flow.export import check_replaceable, write_result
+    from flow.pruner import prune as run
+
+    check_replaceable(output, model)
+    with _progress() as progress:
+        result = run(
+            model,
+            sparsity=sparsity,
+            config=macro,
+            calibration_text=calibration,
+            evaluation_text=evaluate,
+            samples=samples,
+            length=length,
+            seed=seed,
+            activations=activations,
+            progress=progress,
+        )
+    write_result(output, result)
+    _show(result)
+    print(f"written: {output}")
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show steps as a bar on a terminal, and not at all elsewhere."""
+    console = Console(stderr=True)
+    columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("")
+
+        def show(name: str, done: int, total: int) -> None:
+            bar.update(task, description=name, completed=done, total=total)
+
+        yield show
+
+
+def _show(result: PruneResult) -> None:
+    """Print the plan, block by block, and what it achieved."""
+    samples, length = result.samples.shape
+    print(f"seed {result.seed}: {samples} calibration samples of {length} tokens")
+    table = Table(Column("block", overflow="fold"), "pattern", "sparsity", "layers", "tiles", "O'", "D'", "cost")
+    for name, group in groupby(result.layers, key=lambda layer: layer.block):
+        layers = list(group)
+        choice = layers[0].choice
+        zeros = sum(layer.zeros for layer in layers)
+        table.add_row(
+            name,
+            str(choice.pattern),
+            f"{zeros / sum(layer.weights.numel() for layer in layers):.2%}",
+            str(len(layers)),
+            str(sum(len(layer.tiling.tiles) for layer in layers)),
+            f"{choice.outliers:.3f}",
+            f"{choice.clustering:.3f}",
+            f"{choice.cost:.2f}",
+        )
+    Console().print(table)
+    print(f"sparsity: {result.sparsity:.2%} of the weights are zero, {result.target:.2%} were asked for")
+    if result.evaluations is not None:
+        evaluations = result.evaluations
+        print(
+            f"bits per byte: {evaluations.dense.bits_per_byte:.4f} dense, {evaluations.pruned.bits_per_byte:.4f} pruned, "
+            f"{evaluations.quantized.bits_per_byte:.4f} pruned in the macro's integers"
+        )

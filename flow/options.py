@@ -1,0 +1,23 @@
+"""Options of the pruner and their defaults, in a module that imports nothing heavy, for the command line's sake."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+__all__ = ["DEFAULT_LENGTH", "DEFAULT_SAMPLES", "ActivationScale"]
+
+DEFAULT_SAMPLES = 32
+"""Calibration samples."""
+
+DEFAULT_LENGTH = 512
+"""Tokens of a sample and of an evaluation window, unless the model's context is shorter."""
+
+
+class ActivationScale(str, Enum):
+    """Where the scale of a layer's activations comes from."""
+
+    TOKEN = "token"
+    """Each token has its own, from its largest magnitude."""
+
+    TENSOR = "tensor"
+    """One for all tokens, from the largest magnitude that the calibration saw."""

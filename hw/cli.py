@@ -1,0 +1,58 @@
+"""``flexcim generate``: from a configuration to Verilog."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+
+from flexcim.config import PRESETS, MacroConfig, preset
+from flexcim.errors import FlexCiMError
+
+__all__ = ["GenerateError", "generate"]
+
+
+class GenerateError(FlexCiMError):
+    """A call of ``flexcim generate`` that cannot be carried out."""
+
+
+def generate(
+    config: Annotated[
+        Optional[Path],  # noqa: UP007, UP045 - typer reads this at run time on Python 3.10
+        typer.Option(help='TOML file: an optional preset = "NAME", and a table "macro" of what differs from it.'),
+    ] = None,
+    preset_name: Annotated[
+        str, typer.Option("--preset", help=f"Without --config: one of {', '.join(PRESETS)}.")
+    ] = "flexcim",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for NAME.v and NAME.json.")] = Path(
+        "build/rtl"
+    ),
+    name: Annotated[str, typer.Option(help="Name of the top module, and prefix of all others.")] = "flexcim_macro",
+    init: Annotated[
+        bool, typer.Option(help="Write initial values of registers: FPGAs want them, ASIC flows do not.")
+    ] = True,
+) -> None:
+    """Generate the synthesizable Verilog of a macro, and a JSON that describes its ports and modes.
+
+    The file is clean in `verilator --lint-only -Wall` (waivers stand in its header, each with its reason), and Yosys reads it.
+
+    Examples: `flexcim generate`, `flexcim generate --config my.toml -o rtl --no-init`
+    """
+    from hw.verilog import generate as generate_verilog
+    from hw.verilog import is_module_name, write_verilog
+
+    if not is_module_name(name):
+        raise GenerateError(f"--name must be a Verilog identifier, not {name!r}")
+    chosen = MacroConfig.from_toml(config) if config else preset(preset_name)
+    try:
+        source, description = write_verilog(generate_verilog(chosen, name, init=init), output)
+    except OSError as error:
+        raise GenerateError(f"{error.filename or output}: cannot be written ({error.strerror})") from None
+    console = Console(soft_wrap=True)
+    size = source.stat().st_size / 1000
+    console.print(
+        f"{source}  {size:.0f} kB, {chosen.sub_macros} x {chosen.rows} x {chosen.columns} cells, {len(chosen.modes)} modes"
+    )
+    console.print(f"{description}")
