@@ -1,4 +1,5 @@
-"""The exact cycle model: when each beat and vector of a program moves, by the recurrences of docs/architecture.md, section 3.3.
+"""The exact cycle model: when each beat and vector of a program moves, by the recurrences of docs/architecture.md,
+section 3.3.
 
 All streams are taken as never stalling from outside: inputs are always valid, the output is always ready. The RTL takes
 exactly as many cycles, which the bench checks. Cycle 0 is the one in which the first commands are taken.
@@ -28,7 +29,8 @@ __all__ = [
 ]
 
 PIPELINE_CYCLES = 5
-"""Cycles from a vector's last issue cycle to the first of its results: lanes, column sums, merged sums, slice accumulator and the
+"""Cycles from a vector's last issue cycle to the first of its results: lanes, column sums, merged sums, slice
+accumulator and the
 result entry with the sum over K tiles take one each."""
 
 
@@ -171,7 +173,8 @@ def program_cycles(config: MacroConfig, program: Program) -> ProgramCycles:
 
 
 def paper_cells_per_block(pattern: Pattern) -> int:
-    """Cells that the paper's storage needs for a block whose mask differs from column to column: m - floor(m / (n + 1)).
+    """Cells that the paper's storage needs for a block whose mask differs from column to column: m - floor(m / (n +
+    1)).
 
     A row of the paper's sub-macro gets one *pair* of activations, shared by all columns, and a cell keeps one bit that
     picks of the pair (arXiv 2504.14365). For 2:4 that is 3 cells, for 4:8 it is 7, where the slot format needs n.
@@ -180,14 +183,17 @@ def paper_cells_per_block(pattern: Pattern) -> int:
 
 
 def paper_layer_cycles(config: MacroConfig, outputs: int, inputs: int, pattern: Pattern, vectors: int) -> int:
-    """Steady-state cycles of a layer on the paper's storage with the cells of ``config``: an analytical figure, no RTL stands behind it.
+    """Steady-state cycles of a layer on the paper's storage with the cells of ``config``: an analytical figure, no
+    RTL stands behind it.
 
-    Each tile has S * R cells of each of C columns at G = 1, and passes a vector in A / b cycles; loads and latency cost nothing.
+    Each tile has S * R cells of each of C columns at G = 1, and passes a vector in A / b cycles; loads and latency
+    cost nothing.
     """
     blocks = config.sub_macros * config.rows // paper_cells_per_block(pattern)
     if not blocks:
         raise CycleError(
-            f"a block of {pattern} needs {paper_cells_per_block(pattern)} cells, but a column has {config.sub_macros * config.rows}"
+            f"a block of {pattern} needs {paper_cells_per_block(pattern)} cells, "
+            f"but a column has {config.sub_macros * config.rows}"
         )
     tiles = ceil_div(inputs, blocks * pattern.m) * ceil_div(outputs, config.columns)
     return tiles * vectors * config.slices

@@ -19,8 +19,8 @@ __all__ = ["Accumulator", "AccumulatorColumn", "SumMemory"]
 class AccumulatorColumn(wiring.Component):
     """The accumulators of one column's output groups.
 
-    A partial sum is in the slice accumulator one cycle later (`latency`); the total is combinational from there. Throughput is
-    one partial sum per cycle.
+    A partial sum is in the slice accumulator one cycle later (`latency`); the total is combinational from there.
+    Throughput is one partial sum per cycle.
 
     Parameters
     ----------
@@ -75,7 +75,8 @@ class AccumulatorColumn(wiring.Component):
 class SumMemory(wiring.Component):
     """The sums between K tiles: S banks of C sums a word, D / S words deep.
 
-    Vector v, group h is in bank (v * G + h) mod S at address (v * G + h) div S. A read takes one cycle (`latency`); a write in the
+    Vector v, group h is in bank (v * G + h) mod S at address (v * G + h) div S. A read takes one cycle (`latency`); a
+    write in the
     cycle of a read is seen by it, so that even a one-vector tile may follow itself at one cycle per vector.
 
     Parameters
@@ -125,7 +126,7 @@ class SumMemory(wiring.Component):
         return m
 
     def _build_bank(self, m: Module, bank: int) -> Value:
-        """A bank, and which group of the totals it takes: a vector's groups are in consecutive banks from its rotation on."""
+        """A bank, and which group of the totals it takes: a vector's groups follow each other from its rotation on."""
         config = self._config
         depth = config.accumulator_depth // config.sub_macros
         m.submodules[f"bank_{bank}"] = memory = Memory(shape=unsigned(self._word), depth=depth, init=[])
@@ -163,7 +164,8 @@ class SumMemory(wiring.Component):
 class Accumulator(wiring.Component):
     """C accumulator columns and the memory of the sums between K tiles.
 
-    Latency from a vector's last partial sum to its total is one cycle (`latency`), throughput one partial sum per cycle.
+    Latency from a vector's last partial sum to its total is one cycle (`latency`), throughput one partial sum per
+    cycle.
 
     Parameters
     ----------

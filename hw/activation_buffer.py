@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from functools import cached_property
+from itertools import pairwise
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
@@ -59,10 +60,10 @@ class FillGeometry:
 
     @cached_property
     def chunks(self) -> tuple[tuple[int, int], ...]:
-        """Runs of elements that the same window widths reach and the same beat of a window fills, as (first, past the last)."""
+        """Runs of elements that the same window widths reach and one beat fills, as (first, past the last)."""
         port, widest = self._config.activation_port, self.windows[-1]
         edges = sorted({0, *self.windows, *range(port, widest, port)})
-        return tuple(zip(edges, edges[1:], strict=False))
+        return tuple(pairwise(edges))
 
 
 class WindowStore(wiring.Component):
@@ -139,8 +140,8 @@ class WindowStore(wiring.Component):
 class ActivationBuffer(wiring.Component):
     """R rows of windows, double-buffered, written in natural order.
 
-    Each element's write mux is built over just the sources that the menu's window widths need, and equal muxes are shared
-    between rows. Latency from `start` to the first slice is one cycle (`latency`); a vector is taken in
+    Each element's write mux is built over just the sources that the menu's window widths need, and equal muxes are
+    shared between rows. Latency from `start` to the first slice is one cycle (`latency`); a vector is taken in
     `MacroConfig.vector_beats` cycles while the one before is shifted out.
 
     Parameters

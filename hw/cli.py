@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -20,7 +20,7 @@ class GenerateError(FlexCiMError):
 
 def generate(
     config: Annotated[
-        Optional[Path],  # noqa: UP007, UP045 - typer reads this at run time on Python 3.10
+        Path | None,
         typer.Option(help='TOML file: an optional preset = "NAME", and a table "macro" of what differs from it.'),
     ] = None,
     preset_name: Annotated[
@@ -36,7 +36,8 @@ def generate(
 ) -> None:
     """Generate the synthesizable Verilog of a macro, and a JSON that describes its ports and modes.
 
-    The file is clean in `verilator --lint-only -Wall` (waivers stand in its header, each with its reason), and Yosys reads it.
+    The file is clean in `verilator --lint-only -Wall` (waivers stand in its header, each with its reason), and Yosys
+    reads it.
 
     Examples: `flexcim generate`, `flexcim generate --config my.toml -o rtl --no-init`
     """
@@ -52,7 +53,6 @@ def generate(
         raise GenerateError(f"{error.filename or output}: cannot be written ({error.strerror})") from None
     console = Console(soft_wrap=True)
     size = source.stat().st_size / 1000
-    console.print(
-        f"{source}  {size:.0f} kB, {chosen.sub_macros} x {chosen.rows} x {chosen.columns} cells, {len(chosen.modes)} modes"
-    )
+    cells = f"{chosen.sub_macros} x {chosen.rows} x {chosen.columns} cells"
+    console.print(f"{source}  {size:.0f} kB, {cells}, {len(chosen.modes)} modes of pattern and groups")
     console.print(f"{description}")

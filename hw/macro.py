@@ -28,8 +28,8 @@ __all__ = ["Macro"]
 class Macro(wiring.Component):
     """S sub-macros of R x C cells behind elastic streams (docs/architecture.md, section 3).
 
-    A vector that starts in cycle s is issued in s + 1 ... s + N, N = T * A / b, and its first result beat is there in cycle s + N +
-    `latency`. In the steady state a vector costs max(N, its activation beats, its result beats) cycles.
+    A vector that starts in cycle s is issued in s + 1 ... s + N, N = T * A / b; its first result beat is there in cycle
+    s + N + `latency`. In the steady state a vector costs max(N, its activation beats, its result beats) cycles.
 
     Parameters
     ----------

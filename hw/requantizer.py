@@ -102,7 +102,8 @@ class Requantizer(wiring.Component):
     write, write_bank, write_beat, write_constants : In
         Enable, bank, beat within the vector, and the constants of the beat's outputs.
     elements, last, beat, bank, enable, valid, ready : In, ready Out
-        A beat of the result buffer, its number within the vector, and whether and with which bank's constants it is requantized.
+        A beat of the result buffer, its number within the vector, and whether and with which bank's constants it is
+        requantized.
     out_elements, out_last, out_valid, out_ready : Out, out_ready In
         The beat that leaves.
     """

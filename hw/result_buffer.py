@@ -18,7 +18,8 @@ __all__ = ["ResultBuffer"]
 class ResultBuffer(wiring.Component):
     """F entries, each a vector's results with its number of groups.
 
-    The sequencer takes an entry for a vector before it starts, so a write always finds room. Latency from a write to the first
+    The sequencer takes an entry for a vector before it starts, so a write always finds room. Latency from a write to
+    the first
     beat is one cycle (`latency`); a vector leaves in `MacroConfig.result_beats` cycles, without a gap to the next.
 
     Parameters
@@ -117,7 +118,7 @@ class ResultBuffer(wiring.Component):
         return pointer
 
     def _build_end(self, m: Module, groups: Value) -> tuple[Value, Value]:
-        """The last beat of a vector, and a mask over this beat's elements: its last beat leaves at 0 what its outputs do not fill."""
+        """A vector's last beat, and a mask over this beat's elements: the last beat zeroes what no output fills."""
         config = self._config
         final = Signal(index_shape(self._beats))
         used = Signal(config.result_port * SUM_BITS)

@@ -1,7 +1,8 @@
-"""The run side of the macro: executes run commands, fills the activation buffer, starts vectors, and counts slices and phases.
+"""The run side of the macro: executes run commands, fills the activation buffer, starts vectors, and counts slices
+and phases.
 
-A vector passes three descriptors: *fill* while its beats are taken, *full* while it waits for the array, its bank and room for its
-results, *compute* while its slices are issued. Nothing behind the compute descriptor ever stalls.
+A vector passes three descriptors: *fill* while its beats are taken, *full* while it waits for the array, its bank and
+room for its results, *compute* while its slices are issued. Nothing behind the compute descriptor ever stalls.
 """
 
 from __future__ import annotations
@@ -42,8 +43,10 @@ def vector_layout(config: MacroConfig) -> data.StructLayout:
 class Sequencer(wiring.Component):
     """Runs vectors.
 
-    A vector starts in the cycle after its last beat at the earliest, and then every max(T * A / b, beats) cycles, while banks and
-    result entries allow (docs/architecture.md, section 3.3). Its first slice is issued in the cycle after the start (`latency`).
+    A vector starts in the cycle after its last beat at the earliest, and then every max(T * A / b, beats) cycles,
+    while banks and
+    result entries allow (docs/architecture.md, section 3.3). Its first slice is issued in the cycle after the start
+    (`latency`).
 
     Parameters
     ----------
@@ -75,7 +78,8 @@ class Sequencer(wiring.Component):
     vector : Out(vector_layout)
         The vector whose slices are issued.
     phase, first_phase, first_slice, done : Out
-        Phase number, whether it is a slice's first, whether the slice is a vector's first, and whether this is a vector's last issue cycle.
+        Phase number, whether it is a slice's first, whether the slice is a vector's first, and whether this is a
+        vector's last issue cycle.
     error : Out(4)
         The kind of an error in this cycle, 0 when there is none.
     """
@@ -263,7 +267,7 @@ class Sequencer(wiring.Component):
     # -- starting and issuing ------------------------------------------------------------------------------------------
 
     def _build_start(self, m: Module) -> Signal:
-        """Start the full vector once the array, its bank and a result entry are there; a bank that does not fit it is an error."""
+        """Start the full vector once the array, its bank and a result entry are there; a bank must fit it."""
         config = self._config
         error = Signal(4, name="start_error")
         bank_rows = data.ArrayLayout(range(config.rows + 1), config.banks)
@@ -318,7 +322,8 @@ class Sequencer(wiring.Component):
     # -- banks ---------------------------------------------------------------------------------------------------------
 
     def _build_banks(self, m: Module) -> None:
-        """A bank is free, then loaded, until the last vector of a run that releases it; it may be written with the last issue cycle.
+        """A bank is free, then loaded, until the last vector of a run that releases it; it may be written with the
+        last issue cycle.
 
         A write reaches the cells two cycles after its beat, and the columns read them one cycle after the issue.
         """

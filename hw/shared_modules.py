@@ -1,7 +1,8 @@
-"""Modules that occur many times: converted to Verilog once each and instantiated, or elaborated in place for simulation.
+"""Modules that occur many times: converted to Verilog once each and instantiated, or elaborated in place for
+simulation.
 
-Amaranth does not merge identical modules. The hardware here is regular, so what occurs more than once is placed under a module
-name by `place`, and is emitted once per generated design.
+Amaranth does not merge identical modules. The hardware here is regular, so what occurs more than once is placed under
+a module name by `place`, and is emitted once per generated design.
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ def place(
     m : Module
         The module that holds it.
     platform : SharedModules or anything else
-        With shared modules the component becomes an instance, otherwise a plain submodule, which Amaranth's own simulator can run.
+        With shared modules the component becomes an instance, otherwise a plain submodule, which Amaranth's own
+        simulator can run.
     name : str
         The submodule's name.
     module_name : str

@@ -33,8 +33,8 @@ def adder_tree(terms: Sequence[Value]) -> Value:
 def _select(words: Value, width: int, index: Value) -> Value:
     """Word ``index`` of the words, by a tree of two-way muxes.
 
-    A variable shift would do the same, but of an unknown index it makes an unknown word even where all words are zero. Cells
-    that were never loaded hold such indices in a 4-state simulation.
+    A variable shift would do the same, but of an unknown index it makes an unknown word even where all words are
+    zero. Cells that were never loaded hold such indices in a 4-state simulation.
     """
     for bit in reversed(index):
         half = width << len(index) - 1

@@ -1,4 +1,4 @@
-"""From a configuration to Verilog: one file with each distinct module once, a header that explains it, and a JSON beside it."""
+"""From a configuration to Verilog: each distinct module once, a header that explains it, and a JSON beside it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LINT_WAIVERS = {
     "WIDTHEXPAND": "Yosys writes operands at their own width and leaves the extension to the language",
     "WIDTHTRUNC": "Yosys writes 'equal to zero' as a logical not, and takes the low bits of shifts",
 }
-"""What `verilator --lint-only -Wall` would say about any Verilog that Yosys writes, each with the reason why it is no finding."""
+"""What `verilator --lint-only -Wall` says of any Verilog that Yosys writes, each with why it is no finding."""
 
 
 _WAKE = r"\\\$auto\$verilog_backend\S+"
@@ -124,8 +124,8 @@ def generate(config: MacroConfig, name: str = "flexcim_macro", *, init: bool = T
     name : str
         Name of the top module, and prefix of all others.
     init : bool
-        Whether registers have initial values, as FPGAs want them. Without them the reset alone makes the state, as ASICs
-        want it. Memories never have: no word is read before it is written.
+        Whether registers have initial values, as FPGAs want them. Without them the reset alone makes the state, as
+        ASICs want it. Memories never have: no word is read before it is written.
 
     Raises
     ------
@@ -166,7 +166,8 @@ def _keep_module(text: str, name: str) -> str:
 def _without_initial_values(text: str, *, registers: bool) -> str:
     """Leave out the initial words of memories, and if asked, the initial values of registers.
 
-    Yosys makes each combinational process sensitive to a register that only ever gets its initial value, so that simulators
+    Yosys makes each combinational process sensitive to a register that only ever gets its initial value, so that
+    simulators
     carry it out at time zero. In SystemVerilog a declaration's initial value makes no event; an initial statement does.
     Without initial values the reset wakes the processes, and the register goes as well.
     """

@@ -1,4 +1,4 @@
-"""The load side of the macro: executes load commands, takes weight beats (and constants), and writes them to the sub-macros."""
+"""The load side of the macro: executes load commands, takes weight beats and constants, and writes the cells."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = ["WeightLoader"]
 class WeightLoader(wiring.Component):
     """Fills free banks.
 
-    A beat that is taken in one cycle is in the cells two cycles later (`latency`). Throughput is one beat per cycle; the next load
-    command is taken with the last beat of the one before, so that loads follow each other without a gap.
+    A beat that is taken in one cycle is in the cells two cycles later (`latency`). Throughput is one beat per cycle;
+    the next load command is taken with the last beat of the one before, so that loads follow each other without a gap.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ class WeightLoader(wiring.Component):
                 m.d.sync += row.eq(Mux(final, 0, row + 1))
             with m.If(self.weights.payload.last != final):
                 m.d.comb += error.eq(ErrorKind.WEIGHTS_LAST)
-            with m.If(final):
+            with m.Elif(final):
                 m.d.sync += self._weights_left.eq(0)
 
         runs_per_beat = self._runs // beats
