@@ -126,8 +126,7 @@ def _show(result: PruneResult) -> None:
     Console().print(table)
     print(f"sparsity: {result.sparsity:.2%} of the weights are zero, {result.target:.2%} were asked for")
     if result.evaluations is not None:
-        evaluations = result.evaluations
-        print(
-            f"bits per byte: {evaluations.dense.bits_per_byte:.4f} dense, {evaluations.pruned.bits_per_byte:.4f} pruned, "
-            f"{evaluations.quantized.bits_per_byte:.4f} pruned in the macro's integers"
+        dense, pruned, quantized = (
+            getattr(result.evaluations, name).bits_per_byte for name in ("dense", "pruned", "quantized")
         )
+        print(f"bits per byte: {dense:.4f} dense, {pruned:.4f} pruned, {quantized:.4f} pruned in the macro's integers")

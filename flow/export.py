@@ -9,8 +9,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
 from flexcim.errors import FlexCiMError
 from flexcim.packed import PackedLayer, PackedModel, write_packed
 from flexcim.tiling import pack_layer
@@ -51,17 +49,23 @@ def pack(result: PruneResult) -> PackedModel:
     return PackedModel(result.config, metadata, [pack_one(layer) for layer in result.layers])
 
 
-def plan(result: PruneResult) -> dict[str, Any]:
-    """The plan as TOML's plain values: for each layer its pattern, its sparsity and why."""
-    return {
-        "model": result.checkpoint.name,
-        "target": result.target,
-        "sparsity": result.sparsity,
-        "layers": {
-            layer.name: {"pattern": str(layer.pattern), "sparsity": layer.sparsity, "why": layer.choice.reason}
-            for layer in result.layers
-        },
-    }
+def plan(result: PruneResult) -> str:
+    """The plan as a TOML document: for each layer its pattern, its sparsity and why."""
+    # JSON's strings and numbers, as they occur here, are TOML's as well.
+    lines = [
+        f"model = {json.dumps(result.checkpoint.name)}",
+        f"target = {json.dumps(result.target)}",
+        f"sparsity = {json.dumps(result.sparsity)}",
+    ]
+    for layer in result.layers:
+        lines += [
+            "",
+            f"[layers.{json.dumps(layer.name)}]",
+            f"pattern = {json.dumps(str(layer.pattern))}",
+            f"sparsity = {json.dumps(layer.sparsity)}",
+            f"why = {json.dumps(layer.choice.reason)}",
+        ]
+    return "\n".join(lines) + "\n"
 
 
 def report(result: PruneResult) -> dict[str, Any]:
@@ -166,7 +170,7 @@ def write_result(folder: str | os.PathLike[str], result: PruneResult) -> None:
         fresh.mkdir(parents=True)
         result.checkpoint.save(fresh / "checkpoint")
         write_packed(fresh / "packed", pack(result))
-        (fresh / "plan.toml").write_text(tomli_w.dumps(plan(result)), encoding="utf-8")
+        (fresh / "plan.toml").write_text(plan(result), encoding="utf-8")
         (fresh / "report.json").write_text(json.dumps(report(result), indent=2) + "\n", encoding="utf-8")
         if target.exists():
             target.rename(replaced)

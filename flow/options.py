@@ -14,7 +14,12 @@ DEFAULT_LENGTH = 512
 
 
 class ActivationScale(str, Enum):
-    """Where the scale of a layer's activations comes from."""
+    """Where the scale of a layer's activations comes from.
+
+    The host that quantises the activations can give each token its own scale for nothing, and it costs less quality:
+    the dense models of this repository lose 0.0005 (Llama) and 0.0001 (Mamba-2) bits per byte in int8 with a scale per
+    token, 0.005 and 0.002 with one per tensor. One per tensor is what an on-chip requantizer needs.
+    """
 
     TOKEN = "token"
     """Each token has its own, from its largest magnitude."""

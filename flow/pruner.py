@@ -51,9 +51,9 @@ def prune(
     """Prune a causal language model with FLOW, for one macro.
 
     The calibration samples pass the dense model, whose scores give each block's outliers; the integer program then
-    chooses a pattern for each block that the macro's menu has. A second pass prunes block by block: a block is scored on
-    the outputs of the pruned blocks before it, masked, and run again. Nothing is retrained. At last the layers are
-    quantised and tiled.
+    chooses a pattern for each block that the macro's menu has. A second pass prunes block by block: a block is scored
+    on the outputs of the pruned blocks before it, masked, and run again. Nothing is retrained. At last the layers are
+    quantised.
 
     Parameters
     ----------

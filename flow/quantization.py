@@ -103,8 +103,8 @@ def integer_product(activations: Tensor, weights: Tensor) -> Tensor:
     Tensor
         [vectors, outputs], int32: sum over the inputs of activation * weight.
     """
-    # CPUs multiply float32 matrices faster than integer ones, and as long as no sum can pass 2^24 the result is exact in
-    # any order of summation. So the inputs are taken in parts for which that holds.
+    # CPUs multiply float32 matrices faster than integer ones, and as long as no sum can pass 2^24 the result is exact
+    # in any order of summation. So the inputs are taken in parts for which that holds.
     inputs = _EXACT_IN_FLOAT32 // _limit(8) ** 2
     sums = torch.zeros(len(activations), len(weights), dtype=torch.int32, device=activations.device)
     for part, part_weights in zip(activations.split(inputs, dim=1), weights.split(inputs, dim=1), strict=True):

@@ -27,7 +27,7 @@ CANDIDATES: Mapping[Pattern, tuple[tuple[int, int], ...]] = MappingProxyType(
         Pattern(2, 8): ((2, 8),),
     }
 )
-"""FLOW's candidates, each with the pairs (n, m) that its cost is computed for; the paper has dense twice, 4:4 and 8:8."""
+"""FLOW's candidates, each with the pairs (n, m) that its cost is computed for: the paper has dense as 4:4 and 8:8."""
 
 
 Shapes: TypeAlias = tuple[tuple[int, int], ...]

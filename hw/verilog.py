@@ -55,7 +55,7 @@ class GeneratedVerilog:
     Parameters
     ----------
     text : str
-        The Verilog, all modules, the top last.
+        The Verilog, each distinct module once, the top first and the others by name.
     top : str
         Name of the top module.
     interface : dict
@@ -136,13 +136,10 @@ def generate(config: MacroConfig, name: str = "flexcim_macro", *, init: bool = T
         raise ValueError(f"a module's name must be a Verilog identifier, not {name!r}")
     shared = SharedModules(name)
     macro = Macro(config)
-    top = shared.convert(macro, name)
-    texts = {**shared.texts, name: top}
-    column = f"{name}_column"
-    texts[column] = _keep_module(texts[column], column)
+    shared.add(macro, name)
+    text = _without_initial_values(_keep_module(shared.verilog(), f"{name}_column"), registers=not init)
     interface = _interface(config, name, macro.latency)
-    text = _header(interface) + "".join(_without_initial_values(part, registers=not init) for part in texts.values())
-    return GeneratedVerilog(text=text, top=name, interface=interface)
+    return GeneratedVerilog(text=_header(interface) + text, top=name, interface=interface)
 
 
 def write_verilog(verilog: GeneratedVerilog, folder: Path) -> tuple[Path, Path]:
@@ -167,9 +164,8 @@ def _without_initial_values(text: str, *, registers: bool) -> str:
     """Leave out the initial words of memories, and if asked, the initial values of registers.
 
     Yosys makes each combinational process sensitive to a register that only ever gets its initial value, so that
-    simulators
-    carry it out at time zero. In SystemVerilog a declaration's initial value makes no event; an initial statement does.
-    Without initial values the reset wakes the processes, and the register goes as well.
+    simulators carry it out at time zero. In SystemVerilog a declaration's initial value makes no event; an initial
+    statement does. Without initial values the reset wakes the processes, and the register goes as well.
     """
     text = re.sub(r"^  initial begin\n(?:    \S+\[\d+\] = .*;\n)+  end\n", "", text, flags=re.MULTILINE)
     if not registers:

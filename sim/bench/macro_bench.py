@@ -30,12 +30,18 @@ class Played:
     ----------
     cycles : int
         From the first accepted beat of weights or activations to the last result beat, both counted; 0 if none came.
+    predicted : int
+        The same by the cycle model; 0 where it does not apply, as something stalled or an error came.
     payloads : list of int
         The beats of the result stream.
+    mismatches : int
+        Beats that differ from the golden model's.
     """
 
     cycles: int
+    predicted: int
     payloads: list[int]
+    mismatches: int
 
 
 class MacroBench:

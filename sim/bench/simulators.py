@@ -1,8 +1,8 @@
 """From Verilog to something that runs: Verilator and Icarus builds, cached by content and safe against parallel use.
 
 Builds cost far more than small tests, so each is kept under a key of all that it is made of, and Verilator's own
-runtime, which is half of a small build, is compiled once. cocotb's runner would build, too, but it makes every signal of
-the design public, which undoes most of Verilator's optimisation; only the ports are public here.
+runtime, which is half of a small build, is compiled once. cocotb's runner would build, too, but it makes every signal
+of the design public, which undoes most of Verilator's optimisation; only the ports are public here.
 """
 
 from __future__ import annotations

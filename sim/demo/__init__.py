@@ -1,0 +1,1 @@
+"""The demonstration: trained models are pruned, packed, run on the simulated engine, and described in a report."""

@@ -1,0 +1,240 @@
+"""What the demonstration found: the numbers, what is wrong with them if anything, and the report's JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["LayerReport", "ModelReport", "Report", "RtlReport", "RunReport"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerReport:
+    """One layer of a pruned model.
+
+    Parameters
+    ----------
+    name : str
+        Its path in the model.
+    outputs, inputs : int
+        Shape of its weights.
+    n, m : int
+        Its pattern.
+    why : str
+        Why this pattern.
+    groups, tiles : int
+        How it lies on the macro.
+    sparsity : float
+        Share of its weights that are zero, counted.
+    cycles_model, cycles_dense_model : int
+        Cycles on the macro and on the dense instance, by the cycle model.
+    """
+
+    name: str
+    outputs: int
+    inputs: int
+    n: int
+    m: int
+    why: str
+    groups: int
+    tiles: int
+    sparsity: float
+    cycles_model: int
+    cycles_dense_model: int
+
+    @property
+    def pattern(self) -> str:
+        """The pattern in words."""
+        return f"{self.n}:{self.m}"
+
+    @property
+    def short_name(self) -> str:
+        """The block's number and the layer's own name, such as ``0.down_proj``."""
+        parts = self.name.split(".")
+        numbers = [part for part in parts if part.isdecimal()]
+        return ".".join([*numbers[:1], parts[-1]])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelReport:
+    """One pruned model.
+
+    Parameters
+    ----------
+    name : str
+        Name of its folder.
+    sparsity_target, sparsity : float
+        Share of the layers' weights that was to be zero, and that is.
+    bpb_dense, bpb_pruned, bpb_int8 : float
+        Bits per byte of the held-out text: the dense model, the pruned one, and that one in the macro's integers.
+    layers : tuple of LayerReport
+        All pruned layers, in the model's order.
+    """
+
+    name: str
+    sparsity_target: float
+    sparsity: float
+    bpb_dense: float
+    bpb_pruned: float
+    bpb_int8: float
+    layers: tuple[LayerReport, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport:
+    """A layer on one simulated macro.
+
+    Parameters
+    ----------
+    outputs_compared : int
+        Results compared with the golden model and the integer matrix product.
+    mismatches : int
+        How many of them differ.
+    cycles_rtl : int
+        Cycles of the Verilog.
+    cycles_model : int
+        Cycles that the cycle model predicts.
+    message : str
+        What the bench has to complain about; nothing if all is well.
+    """
+
+    outputs_compared: int
+    mismatches: int
+    cycles_rtl: int
+    cycles_model: int
+    message: str = ""
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """What is wrong, in sentences without a subject."""
+        found = []
+        if self.mismatches or not self.outputs_compared:
+            found.append(f"{self.mismatches} of {self.outputs_compared} outputs differ from the golden ones")
+        if self.cycles_rtl != self.cycles_model:
+            found.append(f"{self.cycles_rtl} cycles in the RTL, but {self.cycles_model} by the cycle model")
+        if self.message:
+            found.append(self.message)
+        return tuple(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RtlReport:
+    """A layer in simulation: on a macro, and as a dense layer on the dense instance with the same cells.
+
+    Parameters
+    ----------
+    model, layer : str
+        Which layer.
+    simulator : str
+        The simulator.
+    preset : str
+        The macro's preset.
+    cells : str
+        Its cells, S x R x C.
+    pattern : str
+        The layer's pattern.
+    limit : float
+        m/n, which a layer whose tiles are all full reaches.
+    vectors : int
+        Vectors of activations.
+    sparse, dense : RunReport
+        What came out of the macro, and of the dense instance.
+    """
+
+    model: str
+    layer: str
+    simulator: str
+    preset: str
+    cells: str
+    pattern: str
+    limit: float
+    vectors: int
+    sparse: RunReport
+    dense: RunReport
+
+    @property
+    def speedup(self) -> float:
+        """Measured: cycles of the dense instance by those of the macro; 0 if there is no result."""
+        return self.dense.cycles_rtl / self.sparse.cycles_rtl if self.sparse.cycles_rtl else 0.0
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """What is wrong, in sentences that say where."""
+        where = f"{self.model}, {self.layer} in {self.simulator}"
+        return tuple(
+            f"{where} on {preset} {self.cells}: {failure}"
+            for preset, run in ((self.preset, self.sparse), ("dense", self.dense))
+            for failure in run.failures
+        )
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The report's entry as JSON's plain values."""
+        return {
+            "model": self.model,
+            "layer": self.layer,
+            "simulator": self.simulator,
+            "preset": self.preset,
+            "cells": self.cells,
+            "pattern": self.pattern,
+            "vectors": self.vectors,
+            "outputs_compared": self.sparse.outputs_compared,
+            "mismatches": self.sparse.mismatches,
+            "cycles_rtl": self.sparse.cycles_rtl,
+            "cycles_model": self.sparse.cycles_model,
+            "outputs_compared_dense": self.dense.outputs_compared,
+            "mismatches_dense": self.dense.mismatches,
+            "cycles_dense_rtl": self.dense.cycles_rtl,
+            "cycles_dense_model": self.dense.cycles_model,
+            "speedup": self.speedup,
+            "speedup_limit": self.limit,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that the demonstration found.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the calibration samples.
+    vectors : int
+        Vectors for which cycles are counted, but for `rtl` entries that say otherwise.
+    models : sequence of ModelReport
+        The pruned models.
+    rtl : sequence of RtlReport
+        The layers that were simulated.
+    seconds : float
+        How long it took.
+    """
+
+    seed: int
+    vectors: int
+    models: Sequence[ModelReport]
+    rtl: Sequence[RtlReport]
+    seconds: float
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """What is wrong, in sentences that say where; nothing if all is well."""
+        return tuple(failure for entry in self.rtl for failure in entry.failures)
+
+    def is_measured(self, model: ModelReport, layer: LayerReport) -> bool:
+        """Whether the layer was simulated with as many vectors as its cycles are predicted for."""
+        return any(
+            (entry.model, entry.layer, entry.vectors) == (model.name, layer.name, self.vectors) for entry in self.rtl
+        )
+
+    def to_json(self) -> str:
+        """The report as JSON."""
+        document = {
+            "seed": self.seed,
+            "vectors": self.vectors,
+            "models": [asdict(model) for model in self.models],
+            "rtl": [entry.to_mapping() for entry in self.rtl],
+            "failures": self.failures,
+            "seconds": round(self.seconds, 1),
+        }
+        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
