@@ -101,13 +101,14 @@ def pair_distance_sum(positions: Tensor) -> int:
         Positions in ascending order, none negative, [k], int64.
     """
     count = len(positions)
-    weights = torch.arange(1 - count, count, 2, dtype=torch.int64)
+    if count < 2:
+        return 0
+    weights = 2 * torch.arange(count) - (count - 1)
     # The sum outgrows 64 bits (k = 10^7 positions below 2^30 reach 10^21). So the positions are taken in limbs that are
     # narrow enough for one limb's sum, k * k * 2^bits, to stay below 2^63; Python's integers add the limbs up.
     bits = 63 - 2 * count.bit_length()
-    widest = int(positions[-1]).bit_length() if count else 0
     total = 0
-    for shift in range(0, widest, bits):
+    for shift in range(0, int(positions[-1]).bit_length(), bits):
         limb = (positions >> shift) & ((1 << bits) - 1)
         total += int(torch.dot(limb, weights)) << shift
     return total

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
@@ -148,13 +148,14 @@ def objective(blocks: Sequence[BlockFacts], assignment: Sequence[Pattern]) -> fl
     return float(sum(costs[row, patterns.index(pattern)] for row, pattern in enumerate(assignment)))
 
 
-def select(blocks: Sequence[BlockFacts], target: float, menu: Iterable[Pattern]) -> Selection:
+def select(blocks: Sequence[BlockFacts], target: float, menu: Collection[Pattern]) -> Selection:
     """Choose one pattern for each block: the cheapest choice that drops at least ``target`` of all weights.
 
     The paper asks for a mean sparsity *equal* to the target, over blocks of equal weight; most targets have no such
     solution. Here a block counts by its weights, and the target is a lower bound, so every target up to the menu's
-    largest sparsity has a solution. Optima are often tied. Of equal costs the least sparsity is taken, then the choice
-    that drops least where the share of outliers is high.
+    largest sparsity has a solution. Where the cost by itself prefers more sparsity than the target, that is what comes
+    out. Optima are often tied. Of equal costs the least sparsity is taken, then the choice that drops least where the
+    share of outliers is high.
 
     Parameters
     ----------
@@ -162,7 +163,7 @@ def select(blocks: Sequence[BlockFacts], target: float, menu: Iterable[Pattern])
         The blocks, at least one.
     target : float
         Share of the weights to drop, 0 to 1.
-    menu : iterable of Pattern
+    menu : collection of Pattern
         What the hardware supports; candidates that are not on it are left out.
 
     Raises
@@ -198,7 +199,7 @@ def select(blocks: Sequence[BlockFacts], target: float, menu: Iterable[Pattern])
     )
 
 
-def check_target(shapes: Sequence[Shapes], target: float, menu: Iterable[Pattern]) -> int:
+def check_target(shapes: Sequence[Shapes], target: float, menu: Collection[Pattern]) -> int:
     """Weights to drop for a target; the shapes alone tell, so this can be asked before anything is calibrated.
 
     Parameters
@@ -207,7 +208,7 @@ def check_target(shapes: Sequence[Shapes], target: float, menu: Iterable[Pattern
         (outputs, inputs) of each linear layer of each block.
     target : float
         Share of the weights to drop, 0 to 1.
-    menu : iterable of Pattern
+    menu : collection of Pattern
         What the hardware supports.
 
     Raises
@@ -228,7 +229,7 @@ def check_target(shapes: Sequence[Shapes], target: float, menu: Iterable[Pattern
     return needed
 
 
-def _candidates(menu: Iterable[Pattern]) -> list[Pattern]:
+def _candidates(menu: Collection[Pattern]) -> list[Pattern]:
     """FLOW's candidates that the menu has; SelectionError if there are none."""
     supported = set(menu)
     patterns = [pattern for pattern in CANDIDATES if pattern in supported]

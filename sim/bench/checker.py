@@ -183,8 +183,13 @@ class Checker:
 
     @property
     def results(self) -> int:
-        """Results that were compared, each a number of 32 bits."""
-        return self.beats * self._expectation.config.result_port
+        """Results of whole vectors that were compared, each a number of 32 bits."""
+        left, results = self.beats, 0
+        for run in self._expectation.runs:
+            vectors = min(len(run.results), left // self._vector_beats(run))
+            results += vectors * run.results.shape[1]
+            left -= vectors * self._vector_beats(run)
+        return results
 
     def take(self, payload: int, cycle: int) -> None:
         """Compare the next beat.
@@ -217,11 +222,15 @@ class Checker:
             f"{elements[1, first]} ({len(wrong)} of {config.result_port} results of the beat differ)"
         )
 
+    def _vector_beats(self, run: ResultRun) -> int:
+        config = self._expectation.config
+        return config.result_beats(run.results.shape[1] // config.columns)
+
     def _place(self) -> tuple[ResultRun, int, int]:
         """The run, its vector and the vector's beat that the next beat belongs to."""
         beat = self.beats
         for run in self._expectation.runs:
-            beats = self._expectation.config.result_beats(run.results.shape[1] // self._expectation.config.columns)
+            beats = self._vector_beats(run)
             if beat < beats * len(run.results):
                 return run, *divmod(beat, beats)
             beat -= beats * len(run.results)

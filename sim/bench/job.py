@@ -16,13 +16,19 @@ from numpy.random import Generator
 from flexcim.config import MacroConfig
 from sim.bench.macro_bench import MacroBench
 
-__all__ = ["CONFIG_FILE", "REPORT_FILE", "bench_test"]
+__all__ = ["CONFIG_FILE", "LAYER_FILE", "LAYER_RESULT_FILE", "REPORT_FILE", "bench_test"]
 
 CONFIG_FILE = "config.json"
 """The macro's parameters, as ``MacroConfig.to_mapping`` gives them."""
 
 REPORT_FILE = "report.jsonl"
 """A line for each test that passed: its name, the results that it compared, and the cycles that it simulated."""
+
+LAYER_FILE = "layer.npz"
+"""A layer to run: its shape and mode as JSON, the packed arrays and the activations."""
+
+LAYER_RESULT_FILE = "layer-result.npz"
+"""What it gave: its outputs, the measured and the predicted cycles."""
 
 
 def bench_test(body: Callable[[MacroBench, Generator], Awaitable[None]]) -> Any:

@@ -89,15 +89,15 @@ class RunReport:
     Parameters
     ----------
     outputs_compared : int
-        Results compared with the golden model and the integer matrix product.
+        Results compared, each a number of 32 bits.
     mismatches : int
-        How many of them differ.
+        How many of them differ from the golden model's.
     cycles_rtl : int
         Cycles of the Verilog.
     cycles_model : int
         Cycles that the cycle model predicts.
     message : str
-        What the bench has to complain about; nothing if all is well.
+        What else is wrong; nothing if all is well.
     """
 
     outputs_compared: int
@@ -200,8 +200,10 @@ class Report:
     ----------
     seed : int
         Seed of the calibration samples.
+    cells : str
+        The macro that the cycles of all layers are for, S x R x C.
     vectors : int
-        Vectors for which cycles are counted, but for `rtl` entries that say otherwise.
+        Vectors that they are for.
     models : sequence of ModelReport
         The pruned models.
     rtl : sequence of RtlReport
@@ -211,6 +213,7 @@ class Report:
     """
 
     seed: int
+    cells: str
     vectors: int
     models: Sequence[ModelReport]
     rtl: Sequence[RtlReport]
@@ -221,16 +224,17 @@ class Report:
         """What is wrong, in sentences that say where; nothing if all is well."""
         return tuple(failure for entry in self.rtl for failure in entry.failures)
 
-    def is_measured(self, model: ModelReport, layer: LayerReport) -> bool:
-        """Whether the layer was simulated with as many vectors as its cycles are predicted for."""
-        return any(
-            (entry.model, entry.layer, entry.vectors) == (model.name, layer.name, self.vectors) for entry in self.rtl
-        )
+    def measured(self, model: ModelReport, layer: LayerReport) -> RtlReport | None:
+        """The layer's simulation on the macro, and with the vectors, that its cycles are for, if there was one."""
+        wanted = (model.name, layer.name, self.cells, self.vectors)
+        found = (entry for entry in self.rtl if (entry.model, entry.layer, entry.cells, entry.vectors) == wanted)
+        return next(found, None)
 
     def to_json(self) -> str:
         """The report as JSON."""
         document = {
             "seed": self.seed,
+            "cells": self.cells,
             "vectors": self.vectors,
             "models": [asdict(model) for model in self.models],
             "rtl": [entry.to_mapping() for entry in self.rtl],

@@ -1,0 +1,70 @@
+"""``flexcim demo``: two trained models are pruned, packed and run on generated hardware."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
+
+if TYPE_CHECKING:
+    from sim.demo.report import Report
+    from sim.demo.tables import TextTable
+
+__all__ = ["demo"]
+
+_MODELS = Path(__file__).resolve().parents[2] / "models"
+"""The repository's models; an installed package has none."""
+
+_PIPED_WIDTH = 140
+"""Width of the tables where nobody says how wide a line may be."""
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("build/demo"),
+    sparsity: Annotated[float, typer.Option(help="Least share of the weights to drop, 0 to 1.")] = 0.6,
+    seed: Annotated[int, typer.Option(help="Seed of the calibration samples.")] = 0,
+    layers: Annotated[int, typer.Option(min=1, help="Layers of each model to simulate on the whole macro.")] = 2,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes at once. [default: as many as there are cores]")
+    ] = None,
+) -> None:
+    """Prune two trained models with FLOW, run their layers on generated Verilog, and write a report.
+
+    Writes report.md, report.json, the figures, the packed models and the Verilog. Exit code 1 if the hardware and the
+    golden model or the cycle model disagree.
+    """
+    print(f"seed {seed}", flush=True)
+    # torch and Matplotlib take seconds to import; --help and mistyped options need neither.
+    from sim.demo.demo import DemoError, Options, run_demo, write_report
+
+    if not _MODELS.is_dir():
+        raise DemoError("the demonstration needs the repository's models, which an installed package does not have")
+    options = Options(
+        models=[_MODELS / "llama-kjv", _MODELS / "mamba2-kjv"],
+        calibration=_MODELS / "text" / "calibration.txt",
+        heldout=_MODELS / "text" / "heldout.txt",
+        output=output,
+        sparsity=sparsity,
+        seed=seed,
+        layers=layers,
+        vectors=64,
+        jobs=jobs or os.cpu_count() or 1,
+    )
+    with _steps() as steps:
+        report = run_demo(options, expect_steps=steps.expect, done=steps.done)
+    write_report(output, report)
+    _show(report)
+    print(f"written: {output / 'report.md'} ({report.seconds:.0f} seconds)")
+    if report.failures:
+        for failure in report.failures:
+            print(f"flexcim: {failure}", file=sys.stderr)
+        raise typer.Exit(1)

@@ -1,0 +1,57 @@
+"""Texts: reading, tokenising, sampling, and every way in which a file can be wrong."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from flow.text import TextError, draw_samples, read_text, tokenize
+from tests.tiny_models import byte_tokenizer
+
+
+def test_a_text_becomes_its_bytes(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_bytes("naïve – text\r\n".encode())
+    text = read_text(path)
+    tokenizer = byte_tokenizer()
+    tokens = tokenize(text, tokenizer)
+    assert tokens.dtype == torch.int64
+    assert len(tokens) == path.stat().st_size
+    assert tokenizer.decode(tokens) == "naïve – text\r\n"
+
+
+def test_files_that_are_no_text_are_refused(tmp_path):
+    missing, empty, binary = tmp_path / "missing", tmp_path / "empty", tmp_path / "binary"
+    empty.write_text(" \n")
+    binary.write_bytes(b"ab\xffc")
+    with pytest.raises(TextError, match=r"missing: cannot be read \(No such file or directory\)$"):
+        read_text(missing)
+    with pytest.raises(TextError, match=r"cannot be read \(Is a directory\)$"):
+        read_text(tmp_path)
+    with pytest.raises(TextError, match=r"empty: is empty$"):
+        read_text(empty)
+    with pytest.raises(TextError, match=r"binary: is no UTF-8 text \(byte 2 is 0xff\)$"):
+        read_text(binary)
+
+
+def test_samples_are_windows_of_the_text_and_follow_the_seed():
+    tokens = torch.arange(100)
+    samples = draw_samples(tokens, 50, 30, seed=3)
+    assert samples.shape == (50, 30)
+    assert (samples.diff(dim=1) == 1).all()
+    assert torch.equal(samples, draw_samples(tokens, 50, 30, seed=3))
+    assert not torch.equal(samples, draw_samples(tokens, 50, 30, seed=4))
+    # The first and the last possible place can both be drawn.
+    starts = draw_samples(tokens, 2000, 90, seed=0)[:, 0]
+    assert (int(starts.min()), int(starts.max())) == (0, 10)
+    assert draw_samples(tokens, 2, 100, seed=0).tolist() == [list(range(100))] * 2
+
+
+def test_impossible_samples_are_refused():
+    tokens = torch.arange(9)
+    with pytest.raises(TextError, match=r"^the calibration text has 9 tokens, fewer than the 10 of one sample$"):
+        draw_samples(tokens, 1, 10, seed=0)
+    with pytest.raises(TextError, match=r"^calibration samples must be at least 1, not 0$"):
+        draw_samples(tokens, 0, 5, seed=0)
+    with pytest.raises(TextError, match=r"^calibration length must be at least 1, not -1$"):
+        draw_samples(tokens, 1, -1, seed=0)
