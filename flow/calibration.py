@@ -13,11 +13,9 @@ from transformers import PreTrainedModel
 
 from flexcim.errors import FlexCiMError
 from flow.blocks import Block, LinearLayer
+from flow.options import BATCH_TOKENS
 
 __all__ = ["BlockStream", "CalibrationError", "InputStatistics", "observe"]
-
-_BATCH_TOKENS = 4096
-"""Tokens that pass the model at once: enough for full matrix products, little enough for the memory."""
 
 
 class CalibrationError(FlexCiMError):
@@ -32,6 +30,15 @@ class InputStatistics:
     ----------
     inputs : int
         Input features of the layer.
+    tokens : int
+        Tokens that were seen.
+    largest : float
+        Largest magnitude among them.
+
+    Attributes
+    ----------
+    squares : Tensor
+        Sum of squares of each input feature, [inputs], float64.
     """
 
     inputs: int
@@ -130,7 +137,7 @@ class BlockStream:
                 recorder = self._recorder(block)
                 stack.callback(block.module.register_forward_pre_hook(recorder, with_kwargs=True).remove)
             self.dense = stack.enter_context(observe(layer for block in blocks for layer in block.layers))
-            for batch in samples.split(max(1, _BATCH_TOKENS // samples.shape[1])):
+            for batch in samples.split(max(1, BATCH_TOKENS // samples.shape[1])):
                 # The base model ends before the head, whose logits nobody needs here.
                 model.base_model(input_ids=batch, use_cache=False)
         _check_seen(self.dense)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,10 @@ class Checkpoint:
         with quiet(), self._original_dtypes():
             self.model.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
+        # safetensors makes its files for the owner alone, the others are as readable as the user's mask has it.
+        mode = (Path(folder) / "config.json").stat().st_mode
+        for path in Path(folder).glob("*.safetensors"):
+            path.chmod(mode)
 
     @contextlib.contextmanager
     def _original_dtypes(self) -> Iterator[None]:
@@ -95,6 +100,8 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
         if not _is_causal(config):
             kind = ", ".join(config.architectures or [config.model_type])
             raise CheckpointError(f"{path}: {kind} is no causal language model")
+        if getattr(config, "quantization_config", None) is not None:
+            raise CheckpointError(f"{path}: its weights are quantised already, but only plain ones can be pruned")
         try:
             model, loading = AutoModelForCausalLM.from_pretrained(
                 path,
@@ -102,6 +109,7 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
                 dtype="auto",
                 local_files_only=True,
                 trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
                 output_loading_info=True,
             )
         except Exception as error:
@@ -111,10 +119,15 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
         except Exception as error:
             raise _unreadable(path, "its tokenizer", error) from error
     for name in sorted(loading["missing_keys"]):
-        raise CheckpointError(f"{path}: the weights of {name} are missing")
+        raise CheckpointError(f"{path}: {name} is missing among its weights")
+    for name, stored, wanted in sorted(loading["mismatched_keys"]):
+        raise CheckpointError(f"{path}: {name} has shape {list(stored)}, but its config.json makes it {list(wanted)}")
     for name, tensor in _tensors(model):
         if not tensor.isfinite().all():
             raise CheckpointError(f"{path}: {name} holds values that are not finite")
+    for key in ("is_local", "local_files_only"):
+        # How it was loaded is no property of the tokenizer, and must not be saved with it.
+        tokenizer.init_kwargs.pop(key, None)
     dtypes = {name: tensor.dtype for name, tensor in _tensors(model)}
     # CPUs calculate in float32 fastest, and the scores need its range; half precision comes back unchanged.
     return Checkpoint(path.resolve().name, model.float().eval(), tokenizer, dtypes)
@@ -145,8 +158,8 @@ def _is_causal(config: PreTrainedConfig) -> bool:
 
 
 def _unreadable(path: Path, what: str, error: Exception) -> CheckpointError:
-    # transformers raises errors of many classes, often with several lines of advice for people who are online.
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    # transformers raises errors of many classes, some with paragraphs of advice for people who are online.
+    reason = textwrap.shorten(str(error), 200, placeholder=" ...")
     return CheckpointError(f"{path}: {what} cannot be loaded ({reason})")
 
 

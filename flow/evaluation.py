@@ -12,11 +12,9 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from flexcim.errors import FlexCiMError
+from flow.options import BATCH_TOKENS
 
 __all__ = ["Evaluation", "EvaluationError", "evaluate"]
-
-_BATCH_TOKENS = 4096
-"""Tokens that pass the model at once."""
 
 
 class EvaluationError(FlexCiMError):
@@ -79,19 +77,20 @@ def evaluate(model: PreTrainedModel, tokens: Tensor, size: int, length: int) -> 
     """
     if len(tokens) < 2:
         raise EvaluationError(f"the evaluation text has {len(tokens)} tokens, but at least 2 are needed")
-    nats = 0.0
+    nats, vocabulary = 0.0, 0
     with torch.no_grad():
         for inputs, targets in _windows(tokens, length):
             logits = model(input_ids=inputs, use_cache=False).logits.float()
             nats += cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
-    return Evaluation(nats, len(tokens) - 1, model.config.vocab_size, size)
+            vocabulary = logits.shape[-1]
+    return Evaluation(nats, len(tokens) - 1, vocabulary, size)
 
 
 def _windows(tokens: Tensor, length: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of inputs and of the tokens that follow them, [windows, length] each; the last one is the rest."""
     inputs, targets = tokens[:-1], tokens[1:]
     whole = len(inputs) // length * length
-    step = max(1, _BATCH_TOKENS // length) * length
+    step = max(1, BATCH_TOKENS // length) * length
     for start in range(0, whole, step):
         batch = slice(start, min(start + step, whole))
         yield inputs[batch].view(-1, length), targets[batch].view(-1, length)

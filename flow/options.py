@@ -1,10 +1,13 @@
-"""Options of the pruner and their defaults, in a module that imports nothing heavy, for the command line's sake."""
+"""Options of the pruner and its constants, in a module that imports nothing heavy, for the command line's sake."""
 
 from __future__ import annotations
 
 from enum import Enum
 
-__all__ = ["DEFAULT_LENGTH", "DEFAULT_SAMPLES", "ActivationScale"]
+__all__ = ["BATCH_TOKENS", "DEFAULT_LENGTH", "DEFAULT_SAMPLES", "ActivationScale"]
+
+BATCH_TOKENS = 1024
+"""Tokens that pass a model at once: enough to keep a CPU's matrix products busy; more only leaves the caches."""
 
 DEFAULT_SAMPLES = 32
 """Calibration samples."""

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
+from torch import Tensor
+
 from flexcim.config import PRESETS, MacroConfig
 from flexcim.errors import FlexCiMError
 from flexcim.pattern import Pattern
@@ -88,17 +90,17 @@ def prune(
     steps = _Steps(progress)
     steps.begin("loading the model")
     checkpoint = load_checkpoint(model_path)
-    model, tokenizer = checkpoint.model, checkpoint.tokenizer
+    model = checkpoint.model
     blocks = find_blocks(model)
     check_target([_shapes(block) for block in blocks], sparsity, config.patterns)
     length = _window(checkpoint, length)
-    windows = draw_samples(tokenize(calibration, tokenizer), samples, length, seed)
+    windows = draw_samples(_tokens(calibration, checkpoint), samples, length, seed)
     evaluations: dict[str, Evaluation] = {}
 
     def measure(name: str) -> None:
         if evaluation is not None:
             steps.begin(f"evaluating the {name} model")
-            evaluations[name] = evaluate(model, tokenize(evaluation, tokenizer), len(evaluation.encode()), length)
+            evaluations[name] = evaluate(model, _tokens(evaluation, checkpoint), len(evaluation.encode()), length)
 
     steps.total = 2 + len(blocks) + (0 if evaluation is None else 3)
     measure("dense")
@@ -161,6 +163,16 @@ def _window(checkpoint: Checkpoint, length: int | None) -> int:
     if context is not None and length > context:
         raise PruneError(f"length must be at most the {context} tokens that the model sees at once, not {length}")
     return length
+
+
+def _tokens(text: str, checkpoint: Checkpoint) -> Tensor:
+    """Tokens of a text; PruneError if the model does not know one of them."""
+    tokens = tokenize(text, checkpoint.tokenizer)
+    known = checkpoint.model.get_input_embeddings().num_embeddings
+    largest = int(tokens.max()) if len(tokens) else 0
+    if largest >= known:
+        raise PruneError(f"the tokenizer of {checkpoint.name} gives token {largest}, but the model has only {known}")
+    return tokens
 
 
 def _shapes(block: Block) -> tuple[tuple[int, int], ...]:

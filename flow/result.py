@@ -16,6 +16,7 @@ from flexcim.tiling import LayerTiling
 from flow.checkpoint import Checkpoint
 from flow.evaluation import Evaluation
 from flow.quantization import QuantizedLinear, replaced
+from flow.quiet import quiet
 from flow.selection import Choice, Selection
 
 __all__ = ["Evaluations", "PruneResult", "PrunedLayer"]
@@ -177,6 +178,6 @@ class PruneResult:
         for name in names:
             modules[self.layer(name).name].register_forward_pre_hook(watch(name))
         samples = -(-vectors // self.samples.shape[1])
-        with replaced(self.checkpoint.model, modules), torch.no_grad():
+        with quiet(), replaced(self.checkpoint.model, modules), torch.no_grad():
             self.checkpoint.model(input_ids=self.samples[:samples], use_cache=False)
         return seen

@@ -137,7 +137,8 @@ def generate(config: MacroConfig, name: str = "flexcim_macro", *, init: bool = T
     shared = SharedModules(name)
     macro = Macro(config)
     shared.add(macro, name)
-    text = _without_initial_values(_keep_module(shared.verilog(), f"{name}_column"), registers=not init)
+    text = _keep_module(_without_empty_wires(shared.verilog()), f"{name}_column")
+    text = _without_initial_values(text, registers=not init)
     interface = _interface(config, name, macro.latency)
     return GeneratedVerilog(text=_header(interface) + text, top=name, interface=interface)
 
@@ -158,6 +159,11 @@ def _keep_module(text: str, name: str) -> str:
     """
     marks = "  /* verilator hier_block */\n  /* verilator no_inline_module */\n"
     return re.sub(rf"^(module {name}\(.*?\);\n)", rf"\1{marks}", text, flags=re.MULTILINE)
+
+
+def _without_empty_wires(text: str) -> str:
+    """Leave out wires of no width: Verilog has none, Yosys writes two bits for them, and nothing reads them."""
+    return re.sub(r"^  wire \[-1:0\] \S+ ?;\n", "", text, flags=re.MULTILINE)
 
 
 def _without_initial_values(text: str, *, registers: bool) -> str:

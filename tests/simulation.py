@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from amaranth.hdl import Value
 from amaranth.lib import wiring
 from amaranth.sim import Simulator
 from numpy.typing import ArrayLike
 
 from flexcim.config import MacroConfig
+from flexcim.pattern import Pattern
 
-__all__ = ["CONFIGS", "latency", "pack", "simulate", "trace", "unpack"]
+__all__ = ["CONFIGS", "Source", "instance", "latency", "pack", "simulate", "trace", "unpack"]
+
+
+def instance(menu: str, **parameters: Any) -> MacroConfig:
+    """A configuration with this menu, such as "1:1 4:8"."""
+    return MacroConfig(patterns=tuple(map(Pattern.parse, menu.split())), **parameters)
+
 
 CONFIGS: dict[str, MacroConfig] = {
-    "serial": MacroConfig(
+    "serial": instance(
+        "1:1 4:5 4:8 2:4 1:2 1:4",
         rows=3,
         columns=4,
         activation_port=16,
         result_port=3,
         accumulator_depth=8,
-        patterns=("1:1", "4:5", "4:8", "2:4", "1:2", "1:4"),  # type: ignore[arg-type]  # strings are read as patterns
     ),
-    "two bits, wide windows": MacroConfig(
+    "two bits, wide windows": instance(
+        "1:1 4:8 2:8 1:4",
         rows=4,
         columns=4,
         lanes=2,
@@ -33,9 +42,9 @@ CONFIGS: dict[str, MacroConfig] = {
         weight_port=2,
         result_port=16,
         accumulator_depth=12,
-        patterns=("1:1", "4:8", "2:8", "1:4"),  # type: ignore[arg-type]
     ),
-    "three lanes, parallel": MacroConfig(
+    "three lanes, parallel": instance(
+        "2:4 2:3 1:4",
         sub_macros=2,
         rows=2,
         columns=6,
@@ -49,9 +58,9 @@ CONFIGS: dict[str, MacroConfig] = {
         weight_port=12,
         result_port=5,
         accumulator_depth=4,
-        patterns=("2:4", "2:3", "1:4"),  # type: ignore[arg-type]
     ),
-    "half parallel, requantized": MacroConfig(
+    "half parallel, requantized": instance(
+        "1:1 4:11 2:6 1:2",
         rows=6,
         columns=2,
         lanes=4,
@@ -60,10 +69,10 @@ CONFIGS: dict[str, MacroConfig] = {
         weight_port=8,
         result_port=3,
         accumulator_depth=8,
-        patterns=("1:1", "4:11", "2:6", "1:2"),  # type: ignore[arg-type]
         requantizer=True,
     ),
-    "one sub-macro": MacroConfig(
+    "one sub-macro": instance(
+        "1:1",
         sub_macros=1,
         rows=1,
         columns=1,
@@ -75,10 +84,9 @@ CONFIGS: dict[str, MacroConfig] = {
         activation_port=1,
         result_port=1,
         accumulator_depth=3,
-        patterns=("1:1",),  # type: ignore[arg-type]
     ),
 }
-"""Small instances that differ in everything: slices, lanes and phases, banks, ports below and above a row's width, menus."""
+"""Small instances that differ in all: slices, lanes and phases, banks, ports below and above a row's width, menus."""
 
 
 def pack(values: ArrayLike, bits: int) -> int:
@@ -144,3 +152,49 @@ def latency(seen: Sequence[object], expected: Sequence[object]) -> int:
     """How many cycles late something comes that is expected cycle by cycle, without a gap; -1 if it never does."""
     starts = range(len(seen) - len(expected) + 1)
     return next((start for start in starts if list(seen[start : start + len(expected)]) == list(expected)), -1)
+
+
+class Source:
+    """The far end of an input stream. A beat that is offered stays until it is taken.
+
+    Parameters
+    ----------
+    stream : stream interface
+        The port.
+    payloads : iterable of int
+        What to offer.
+    pause : callable, optional
+        Asked before each new beat is offered: whether to wait a cycle.
+
+    Attributes
+    ----------
+    taken : list of int
+        The cycle of each beat that was taken.
+    """
+
+    def __init__(self, stream: Any, payloads: Iterable[int], pause: Callable[[], bool] = lambda: False) -> None:
+        self._stream = stream
+        self._payloads = list(payloads)
+        self._pause = pause
+        self._offered = False
+        self.taken: list[int] = []
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether all beats have been taken."""
+        return len(self.taken) == len(self._payloads)
+
+    def offer(self, ctx: Any) -> None:
+        """Show what this cycle has to offer."""
+        self._offered = not self.exhausted and (self._offered or not self._pause())
+        ctx.set(self._stream.valid, self._offered)
+        if self._offered:
+            ctx.set(Value.cast(self._stream.payload), self._payloads[len(self.taken)])
+
+    def take(self, ctx: Any, cycle: int) -> bool:
+        """Whether the beat is taken with this cycle; to be asked once, when all inputs of the cycle are there."""
+        if not (self._offered and ctx.get(self._stream.ready)):
+            return False
+        self.taken.append(cycle)
+        self._offered = False
+        return True

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flexcim.config import SUM_BITS, MacroConfig
+from flexcim.config import SUM_BITS
 from hw.accumulator import Accumulator, AccumulatorColumn, SumMemory
 from hw.merging import max_groups, merged_sum_bits
-from sim.golden.accumulator import shift_add
 from sim.golden.accumulator import SumMemory as GoldenSumMemory
+from sim.golden.accumulator import shift_add
 from sim.golden.distribution import slices
-from tests.simulation import CONFIGS, latency, pack, trace, unpack
+from tests.simulation import CONFIGS, instance, latency, pack, trace, unpack
 
 MENUS = {
     **CONFIGS,
-    "never disaggregated": MacroConfig(sub_macros=4, rows=1, columns=4, patterns=("2:4", "4:8"), accumulator_depth=4),
+    "at most two groups": instance("2:4 4:8", rows=1, columns=4, accumulator_depth=4),
 }
 for_each_config = pytest.mark.parametrize("config", MENUS.values(), ids=MENUS)
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flexcim.config import PRESETS, MacroConfig
+from flexcim.config import PRESETS
 from flexcim.streams import activation_beats
 from hw.activation_buffer import ActivationBuffer, FillGeometry, WindowStore
 from sim.golden.activation_buffer import windows
 from sim.golden.distribution import slices
-from tests.simulation import CONFIGS, latency, pack, trace, unpack
+from tests.simulation import CONFIGS, instance, latency, pack, trace, unpack
 
 MENUS = {
     **CONFIGS,
-    "port of one": MacroConfig(rows=2, columns=4, activation_port=1, patterns=("1:1", "2:3")),
-    "rows of a prime": MacroConfig(rows=5, columns=4, activation_port=48, bits_per_cycle=8, patterns=("1:1", "4:5")),
+    "port of one": instance("1:1 2:3", rows=2, columns=4, activation_port=1),
+    "rows of a prime": instance("1:1 4:5", rows=5, columns=4, activation_port=48, bits_per_cycle=8),
 }
 for_each_config = pytest.mark.parametrize("config", MENUS.values(), ids=MENUS)
 

@@ -7,16 +7,16 @@ from itertools import product
 import numpy as np
 import pytest
 
-from flexcim.config import PRESETS, MacroConfig
+from flexcim.config import PRESETS
 from hw.distribution import Distribution, StartTable
 from hw.sub_macro import max_phases
 from sim.golden.distribution import bases, lanes
-from tests.simulation import CONFIGS, latency, pack, trace, unpack
+from tests.simulation import CONFIGS, instance, latency, pack, trace, unpack
 
 MENUS = {
     **CONFIGS,
-    "one lane": MacroConfig(rows=2, columns=4, lanes=1, patterns=("1:1", "2:4", "4:11"), activation_port=8),
-    "eight sub-macros": MacroConfig(sub_macros=8, rows=1, columns=2, lanes=5, patterns=("8:9", "4:7", "2:8", "1:2")),
+    "one lane": instance("1:1 2:4 4:11", rows=2, columns=4, lanes=1, activation_port=8),
+    "eight sub-macros": instance("8:9 4:7 2:8 1:2", sub_macros=8, rows=1, columns=2, lanes=5),
 }
 
 

@@ -56,6 +56,9 @@ def test_a_checkpoint_comes_back_bit_for_bit_in_its_dtype(build, dtype, tmp_path
     with quiet():
         plain = AutoModelForCausalLM.from_pretrained(tmp_path / "copy", dtype="auto")
     assert plain.dtype == dtype
+    for name in ("config.json", "tokenizer_config.json", "tokenizer.json"):
+        assert json.loads((source / name).read_text()) == json.loads((tmp_path / "copy" / name).read_text())
+    assert len({path.stat().st_mode for path in (tmp_path / "copy").iterdir()}) == 1
     assert load_checkpoint(tmp_path / "copy").tokenizer("é")["input_ids"] == checkpoint.tokenizer("é")["input_ids"]
 
 
@@ -117,7 +120,9 @@ def test_models_that_are_not_causal_are_refused(tmp_path):
 
 def test_missing_weights_are_refused(broken):
     edit_tensors(broken, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
-    with pytest.raises(CheckpointError, match=r"the weights of model\.layers\.1\.mlp\.up_proj\.weight are missing$"):
+    with pytest.raises(
+        CheckpointError, match=r": model\.layers\.1\.mlp\.up_proj\.weight is missing among its weights$"
+    ):
         load_checkpoint(broken)
     (broken / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r": its weights cannot be loaded \(.+\)$"):
@@ -126,7 +131,18 @@ def test_missing_weights_are_refused(broken):
 
 def test_weights_of_the_wrong_shape_are_refused(broken):
     edit_config(broken, intermediate_size=40)
-    with pytest.raises(CheckpointError, match=r": its weights cannot be loaded \(.+\)$"):
+    place = r"model\.layers\.0\.mlp\.down_proj\.weight"
+    with pytest.raises(
+        CheckpointError, match=rf": {place} has shape \[24, 44\], but its config\.json makes it \[24, 40\]$"
+    ):
+        load_checkpoint(broken)
+
+
+def test_weights_that_are_quantised_are_refused(broken):
+    edit_config(broken, quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(
+        CheckpointError, match=r": its weights are quantised already, but only plain ones can be pruned$"
+    ):
         load_checkpoint(broken)
 
 

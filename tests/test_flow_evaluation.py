@@ -26,7 +26,7 @@ def by_hand(model, tokens: torch.Tensor, length: int) -> float:
 @pytest.mark.parametrize("build", [tiny_llama, tiny_mamba2])
 @pytest.mark.parametrize(("count", "length"), [(2, 16), (16, 16), (17, 16), (18, 16), (50, 7)])
 def test_every_token_but_the_first_is_predicted_once(build, count, length, monkeypatch):
-    monkeypatch.setattr(evaluation, "_BATCH_TOKENS", 32)
+    monkeypatch.setattr(evaluation, "BATCH_TOKENS", 32)
     tokens = torch.randint(256, (count,), generator=torch.Generator().manual_seed(count))
     found = evaluate(build(), tokens, size=3 * count, length=length)
     nats = by_hand(build(), tokens, length)

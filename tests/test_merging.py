@@ -5,17 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flexcim.config import MacroConfig
 from hw.merging import MergingColumn, max_groups, merged_sum_bits
 from hw.sub_macro import column_sum_bits
 from sim.golden.merging import taps
-from tests.simulation import CONFIGS, latency, pack, trace, unpack
+from tests.simulation import CONFIGS, instance, latency, pack, trace, unpack
 
 MENUS = {
     **CONFIGS,
-    "aggregated only": MacroConfig(rows=2, columns=4, patterns=("4:8",)),
-    "never disaggregated": MacroConfig(sub_macros=8, rows=2, columns=4, patterns=("2:4", "4:8")),
-    "sixteen": MacroConfig(sub_macros=16, rows=2, columns=1, patterns=("1:1", "16:18")),
+    "aggregated only": instance("4:8", rows=2, columns=4),
+    "never disaggregated": instance("2:4 4:8", sub_macros=8, rows=2, columns=4),
+    "sixteen": instance("1:1 16:18", sub_macros=16, rows=2, columns=1),
 }
 
 

@@ -9,10 +9,9 @@ import pytest
 from amaranth.hdl import Module, Signal, signed
 from amaranth.sim import Simulator
 
-from flexcim.config import MacroConfig
 from hw.sub_macro import Column, SubMacro, adder_tree, column_sum_bits, max_phases
 from sim.golden.sub_macro import column_sums
-from tests.simulation import CONFIGS, latency, pack, trace, unpack
+from tests.simulation import CONFIGS, instance, latency, pack, trace, unpack
 
 for_each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
@@ -163,11 +162,10 @@ def test_an_adder_tree_is_exact_for_any_number_of_terms(count):
 
 
 def test_a_cell_ignores_lanes_and_phases_that_its_offset_does_not_name():
-    config = MacroConfig(
-        rows=1, columns=4, lanes=3, index_bits=3, bits_per_cycle=8, activation_port=8, patterns=("1:1", "4:8", "1:8")
-    )
+    config = instance("1:1 4:8 1:8", rows=1, columns=4, lanes=3, index_bits=3, bits_per_cycle=8, activation_port=8)
     assert max_phases(config) == 3
-    stimulus, expected = [], []
+    stimulus: list[dict[str, int]] = []
+    expected: list[int | None] = []
     lanes = [11, 22, 33]
     for offset in range(8):
         stimulus.append({"write": 1, "write_cell": 1 | offset << 8, "lanes": pack(lanes, 8)})

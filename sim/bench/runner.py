@@ -19,6 +19,9 @@ from sim.bench.simulators import Build, SimulatorError
 
 __all__ = ["Outcome", "run_tests"]
 
+MAX_SEED = (1 << 31) - 1
+"""Largest seed of Verilator."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -89,6 +92,8 @@ def run_tests(
             log_file=log,
             seed=seed,
             testcase=tests,
+            # Whatever has no initial value starts at random in Verilator, as it starts unknown in Icarus.
+            plusargs=["+verilator+rand+reset+2", f"+verilator+seed+{seed % MAX_SEED + 1}"],
             waves=build.waves,
         )
     if not results.is_file():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Column, Table
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ _PIPED_WIDTH = 140
 
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("build/demo"),
-    sparsity: Annotated[float, typer.Option(help="Least share of the weights to drop, 0 to 1.")] = 0.6,
+    sparsity: Annotated[float, typer.Option(min=0, max=1, help="Least share of the weights to drop.")] = 0.6,
     seed: Annotated[int, typer.Option(help="Seed of the calibration samples.")] = 0,
-    layers: Annotated[int, typer.Option(min=1, help="Layers of each model to simulate on the whole macro.")] = 2,
+    layers: Annotated[int, typer.Option(min=1, help="Layers of each model to simulate.")] = 4,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes at once. [default: as many as there are cores]")
     ] = None,
@@ -68,3 +68,54 @@ def demo(
         for failure in report.failures:
             print(f"flexcim: {failure}", file=sys.stderr)
         raise typer.Exit(1)
+
+
+class _Steps:
+    """Says on the standard error what is done: a line for each step, and on a terminal a bar below them."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("")
+        self._begun = time.perf_counter()
+
+    def expect(self, steps: int) -> None:
+        """Say how many steps there will be."""
+        self._progress.update(self._task, total=steps)
+
+    def done(self, text: str) -> None:
+        """Say that a step is done."""
+        seconds = time.perf_counter() - self._begun
+        self._progress.console.print(f"{seconds:5.0f} s  {text}", highlight=False, soft_wrap=True)
+        self._progress.advance(self._task)
+
+
+@contextmanager
+def _steps() -> Iterator[_Steps]:
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield _Steps(progress)
+
+
+def _show(report: Report) -> None:
+    """Print the report's tables."""
+    from sim.demo.tables import layer_table, model_table, rtl_table
+
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _PIPED_WIDTH
+    for model in report.models:
+        console.print(_rich(layer_table(report, model)))
+    for table in (model_table(report), rtl_table(report)):
+        console.print(_rich(table))
+
+
+def _rich(table: TextTable) -> Table:
+    columns = [
+        Column(name, justify="left" if index < table.words else "right", overflow="fold", no_wrap=index >= table.words)
+        for index, name in enumerate(table.header)
+    ]
+    shown = Table(*columns, title=table.title, title_justify="left")
+    for row in table.rows:
+        shown.add_row(*row)
+    return shown

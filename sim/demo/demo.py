@@ -22,6 +22,8 @@ from sim.demo.workers import Job, Workers, workers
 
 __all__ = ["DemoError", "Options", "run_demo", "write_report"]
 
+_INSTANCES = (FULL, FULL_DENSE, SMALL, SMALL_DENSE)
+
 _SMALL_VECTORS = 16
 """Vectors for the small macro, which runs in the slow simulator."""
 
@@ -75,7 +77,7 @@ def run_demo(options: Options, *, expect_steps: Callable[[int], None], done: Cal
     options : Options
         What is asked for.
     expect_steps : callable
-        Told once how many steps there will be.
+        Told how many steps there will be: those before the simulations, and when these are known, all.
     done : callable
         Told about each step that is done, in words.
 
@@ -85,12 +87,14 @@ def run_demo(options: Options, *, expect_steps: Callable[[int], None], done: Cal
         If an input cannot be used, a tool is missing, or the output cannot be written; the message is one sentence.
     """
     begun = time.perf_counter()
-    for simulator in {instance.simulator for instance in (FULL, FULL_DENSE, SMALL, SMALL_DENSE)}:
-        check_tools(simulator)
+    for instance in _INSTANCES:
+        check_tools(instance.simulator)
     _make_folder(options.output)
-    expect_steps(4 + len(options.models) + 2 * (1 + options.layers * len(options.models)))
+    steps = len(_INSTANCES) + len(options.models)
+    expect_steps(steps)
     with workers(options.jobs, done) as pool:
         verilogs, models = _prepare(options, pool)
+        expect_steps(steps + 2 * (1 + sum(len(model.full) for model in models)))
         rtl = _simulate(options, pool, verilogs, models)
     return Report(
         seed=options.seed,
@@ -111,7 +115,6 @@ def _make_folder(folder: Path) -> None:
 
 def _prepare(options: Options, pool: Workers) -> tuple[dict[Instance, GeneratedVerilog], list[PrunedModel]]:
     """Build the simulators and prune the models, which do not depend on each other; the longest jobs first."""
-    instances = (FULL, FULL_DENSE, SMALL, SMALL_DENSE)
 
     def build(instance: Instance) -> Job:
         text = f"{instance.preset} {instance.cells} generated and built for {instance.simulator}"
@@ -132,9 +135,9 @@ def _prepare(options: Options, pool: Workers) -> tuple[dict[Instance, GeneratedV
             layers=options.layers,
         )
         prunes.append((f"{model.name} pruned, evaluated and packed", prune_model, (job,)))
-    results = pool.run([build(FULL), *prunes, *map(build, instances[1:])])
+    results = pool.run([build(_INSTANCES[0]), *prunes, *map(build, _INSTANCES[1:])])
     count = len(prunes)
-    return dict(zip(instances, [results[0], *results[1 + count :]], strict=True)), results[1 : 1 + count]
+    return dict(zip(_INSTANCES, [results[0], *results[1 + count :]], strict=True)), results[1 : 1 + count]
 
 
 def _simulate(

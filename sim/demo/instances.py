@@ -1,4 +1,4 @@
-"""The macros of the demonstration: the default one, a small one of the same kind, and dense ones with the same cells."""
+"""The macros of the demonstration: the default one, a small one, and dense ones with the same cells."""
 
 from __future__ import annotations
 

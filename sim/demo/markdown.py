@@ -14,19 +14,20 @@ CYCLES_PLOT = "cycles.png"
 """File name of the figure of cycles."""
 
 _MODELS = """\
-Bits per byte (bpb) are measured on text that neither training nor calibration has seen: the dense model, the pruned one, and the
-pruned one computing in the macro's integers (int8 weights and activations, 32-bit sums). Nothing is retrained after pruning. A
-sparsity above the target means that no choice of one pattern for each block comes nearer to it. Cycles are those of all layers for
-{vectors} vectors on {cells} cells, by the cycle model, which the runs below hold against the RTL; *dense* is the dense instance of the
-same generator with as many cells.
+Bits per byte (bpb) are measured on text that neither training nor calibration has seen: the dense model, the pruned
+one, and the pruned one computing in the macro's integers (int8 weights and activations, 32-bit sums). Nothing is
+retrained after pruning. The target is a lower bound: a pattern is that of a whole block, so sparsity comes in steps.
+Cycles are those of all layers for {vectors} vectors on {cells} cells, by the cycle model, which the runs below hold
+against the RTL; *dense* is the dense instance of the same generator with as many cells.
 """
 
 _RTL = """\
-Each layer runs whole, with all its tiles: the generated Verilog takes the packed weights and the integers that the layer gets when
-the pruned, quantised model reads calibration text. *Outputs* counts the 32-bit results of both macros that were compared with the
-golden model and with the integer matrix product of the pruned weights, *wrong* those that differ. *Cycles* are counted in simulation,
-*predicted* by the cycle model, *dense* in simulation of the dense instance, which runs the same pruned weights as 1:1. The speed-up is
-at equal cells (not at equal area); m/n is what a pattern gives where it fills its tiles as well as the dense layer does.
+Each layer runs whole, with all its tiles: the generated Verilog takes the packed weights and the integers that the
+layer gets when the pruned, quantised model reads calibration text. *Outputs* counts the 32-bit results of both macros
+that were compared with the golden model and with the integer matrix product of the pruned weights, *wrong* those that
+differ. *Cycles* are counted in simulation, *predicted* by the cycle model, *dense* in simulation of the dense
+instance, which runs the same pruned weights as 1:1. The speed-up is at equal cells (not at equal area); m/n is what a
+pattern gives where it fills its tiles as well as the dense layer does.
 """
 
 _FILES = """\
@@ -67,7 +68,7 @@ def _verdict(report: Report) -> str:
     runs = 2 * len(report.rtl)
     if not report.failures:
         return (
-            f"**All is well:** {compared} outputs of {runs} simulations agree bit for bit with the golden model, and each "
-            f"simulation takes exactly the cycles that the cycle model predicts."
+            f"**All is well:** {compared} outputs of {runs} simulations agree bit for bit with the golden model, and "
+            f"each simulation takes exactly the cycles that the cycle model predicts."
         )
     return "**Something is wrong:**\n\n" + "\n".join(f"- {failure}" for failure in report.failures)

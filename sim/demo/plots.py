@@ -9,7 +9,7 @@ from itertools import chain
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sim.demo.report import ModelReport, Report
+from sim.demo.report import ModelReport, Report, short_name
 
 __all__ = ["cycles_figure", "density_figure"]
 
@@ -60,12 +60,13 @@ def _png(report: Report, title: str, draw: Callable[[Axes, ModelReport], None]) 
     figure.suptitle(title)
     rows = chain.from_iterable(figure.subplots(len(report.models), squeeze=False))
     for axes, model in zip(rows, report.models, strict=True):
+        axes.set_ymargin(0.2)  # room for the legend
         draw(axes, model)
-        names = [layer.short_name for layer in model.layers]
+        names = [short_name(layer.name) for layer in model.layers]
         axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
         axes.set_xmargin(0.01)
         axes.set_title(model.name)
-        axes.legend(fontsize=8)
+        axes.legend(loc="upper right", ncols=3, fontsize=8)
     file = io.BytesIO()
     # Without the version of Matplotlib, equal figures are equal files.
     figure.savefig(file, format="png", dpi=120, metadata={"Software": None})

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from flexcim.config import MacroConfig
@@ -15,11 +15,10 @@ from flexcim.cycles import program_cycles
 from flexcim.packed import PackedLayer, write_packed
 from flexcim.pattern import Pattern
 from flexcim.tiling import tile_layer
-from flow.export import pack
-from flow.pruner import prune
-from flow.quiet import quiet
-from flow.result import PrunedLayer, PruneResult
 from sim.demo.report import LayerReport, ModelReport
+
+if TYPE_CHECKING:
+    from flow.result import PrunedLayer, PruneResult
 
 __all__ = ["LayerSample", "PruneJob", "PrunedModel", "choose_layers", "prune_model", "smallest_layer"]
 
@@ -100,6 +99,10 @@ class PrunedModel:
 
 def choose_layers(layers: Sequence[LayerReport], count: int) -> list[LayerReport]:
     """Choose layers that differ: in their patterns if possible, then in their shapes; of equals the largest."""
+
+    def shape(layer: LayerReport) -> tuple[int, int]:
+        return layer.outputs, layer.inputs
+
     chosen: list[LayerReport] = []
     rest = list(layers)
     while rest and len(chosen) < count:
@@ -107,7 +110,8 @@ def choose_layers(layers: Sequence[LayerReport], count: int) -> list[LayerReport
             rest,
             key=lambda layer: (
                 sum(layer.pattern == other.pattern for other in chosen),
-                sum((layer.outputs, layer.inputs) == (other.outputs, other.inputs) for other in chosen),
+                sum(shape(layer) == shape(other) for other in chosen),
+                sum((layer.pattern, shape(layer)) == (other.pattern, shape(other)) for other in chosen),
                 -layer.outputs * layer.inputs,
             ),
         )
@@ -129,6 +133,13 @@ def prune_model(job: PruneJob) -> PrunedModel:
     FlexCiMError
         If the checkpoint, a text or an option cannot be used, or the packed model cannot be written.
     """
+    # PyTorch takes seconds to import, and the other processes that import this module do not need it.
+    import torch
+
+    from flow.export import pack
+    from flow.pruner import prune
+    from flow.quiet import quiet
+
     # The order in which floats are summed depends on the number of threads, and with it the last bits of the scores:
     # one thread gives the same masks on every machine, and leaves the other cores to the builds.
     torch.set_num_threads(1)

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["LayerReport", "ModelReport", "Report", "RtlReport", "RunReport"]
+__all__ = ["LayerReport", "ModelReport", "Report", "RtlReport", "RunReport", "short_name"]
+
+
+def short_name(layer: str) -> str:
+    """The block's number and the layer's own name of a path: ``0.down_proj`` of ``model.layers.0.mlp.down_proj``."""
+    parts = layer.split(".")
+    numbers = [part for part in parts[:-1] if part.isdecimal()]
+    return ".".join([*numbers[:1], parts[-1]])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +55,6 @@ class LayerReport:
     def pattern(self) -> str:
         """The pattern in words."""
         return f"{self.n}:{self.m}"
-
-    @property
-    def short_name(self) -> str:
-        """The block's number and the layer's own name, such as ``0.down_proj``."""
-        parts = self.name.split(".")
-        numbers = [part for part in parts if part.isdecimal()]
-        return ".".join([*numbers[:1], parts[-1]])
 
 
 @dataclass(frozen=True, kw_only=True)

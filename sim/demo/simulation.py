@@ -54,9 +54,7 @@ def simulate(job: SimulationJob) -> RunReport:
         tiling = tile_layer(config, tiling.outputs, tiling.inputs, pattern, vectors=len(sample.activations))
         cells = pack_layer(tiling, sample.weights)
     try:
-        run = run_layer(
-            job.verilog, tiling, *cells, sample.activations, job.folder, simulator=job.instance.simulator
-        )
+        run = run_layer(job.verilog, tiling, *cells, sample.activations, job.folder, simulator=job.instance.simulator)
     except SimulatorError as error:
         return RunReport(outputs_compared=0, mismatches=0, cycles_rtl=0, cycles_model=0, message=str(error))
     # The golden model reads the packed image; this product does not, so an error in packing would show as well.

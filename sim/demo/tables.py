@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sim.demo.report import ModelReport, Report
+from sim.demo.report import ModelReport, Report, short_name
 
 __all__ = ["TextTable", "layer_table", "model_table", "rtl_table"]
 
@@ -90,7 +90,7 @@ def rtl_table(report: Report) -> TextTable:
     rows = tuple(
         (
             entry.model,
-            entry.layer,
+            short_name(entry.layer),
             f"{entry.preset} {entry.cells}",
             entry.simulator,
             entry.pattern,

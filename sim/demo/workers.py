@@ -54,7 +54,9 @@ class Workers:
             try:
                 future.result()
             except BrokenProcessPool:
-                raise WorkerError(f"a process ended before its job ({futures[future]}), perhaps for want of memory") from None
+                raise WorkerError(
+                    f"a process ended before its job ({futures[future]}), perhaps for want of memory"
+                ) from None
             self._done(futures[future])
         return [future.result() for future in futures]
 

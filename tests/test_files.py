@@ -1,0 +1,79 @@
+"""Files that are written as a whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+
+from flexcim import files
+from flexcim.files import write_bytes, write_text
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_written_and_nothing_stays_beside_it(tmp_path):
+    write_bytes(tmp_path / "a.bin", b"\x00\xff")
+    write_text(str(tmp_path / "b.txt"), "Größe\n")
+    assert (tmp_path / "a.bin").read_bytes() == b"\x00\xff"
+    assert (tmp_path / "b.txt").read_bytes() == "Größe\n".encode()
+    assert names(tmp_path) == ["a.bin", "b.txt"]
+
+
+def test_a_file_is_replaced(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "a longer text")
+    write_text(path, "new")
+    assert path.read_text() == "new"
+
+
+def test_an_equal_file_is_left_alone(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "same")
+    os.utime(path, (1, 1))
+    before = path.stat()
+    write_text(path, "same")
+    after = path.stat()
+    assert (after.st_mtime, after.st_ino) == (before.st_mtime, before.st_ino)
+    write_text(path, "other")
+    assert path.stat().st_mtime != 1
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_the_mode_is_that_of_any_new_file(tmp_path, mask):
+    old = os.umask(mask)
+    try:
+        write_text(tmp_path / "ours", "")
+        (tmp_path / "any").touch()
+        assert os.umask(mask) == mask, "the mask must be what it was"
+    finally:
+        os.umask(old)
+    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("ours", "any")}
+    assert modes == {0o666 & ~mask}
+
+
+@pytest.mark.parametrize("error", [OSError("no space"), KeyboardInterrupt()])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, error):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+
+    def fail(source, target):
+        raise error
+
+    monkeypatch.setattr(files.os, "replace", fail)
+    with pytest.raises(type(error)):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_missing_folder_and_a_folder_of_that_name_are_errors(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_text(tmp_path / "missing" / "a.txt", "text")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_text(tmp_path / "folder", "text")
+    assert names(tmp_path) == ["folder"]

@@ -1,0 +1,112 @@
+"""``flexcim prune`` as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import flow.cli
+from flexcim.cli import main
+from tests.tiny_models import TEXT, save_tiny, tiny_llama
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("model"), tiny_llama())
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+def call(*words: object) -> int:
+    return main(["prune", *map(str, words)])
+
+
+def test_pruning_prints_the_plan_and_writes_the_folder(model, text, tmp_path, capfd):
+    output = tmp_path / "out"
+    words = (model, "--sparsity", 0.6, "-o", output, "--calibration", text, "--evaluate", text)
+    assert call(*words, "--samples", 4, "--length", 32, "--seed", 11) == 0
+    out, err = capfd.readouterr()
+    assert err == ""  # no bars where there is no terminal
+    assert "seed 11: 4 calibration samples of 32 tokens" in out
+    assert out.count("model.layers.") == 3
+    assert "60.00% were asked for" in out
+    assert "bits per byte: " in out
+    assert out.endswith(f"written: {output}\n")
+    assert sorted(path.name for path in output.iterdir()) == ["checkpoint", "packed", "plan.toml", "report.json"]
+    assert json.loads((output / "report.json").read_text())["sparsity"] >= 0.6
+    # An earlier result is replaced.
+    assert call(model, "--sparsity", 0.5, "-o", output, "--calibration", text, "--samples", 2) == 0
+    assert json.loads((output / "report.json").read_text())["target"] == 0.5
+
+
+def test_a_preset_and_a_configuration_file_decide_the_menu(model, text, tmp_path):
+    config = tmp_path / "my.toml"
+    config.write_text('[macro]\npatterns = ["1:1", "2:4"]\n')
+    for words in (("--preset", "fixed-2-4"), ("--config", config)):
+        output = tmp_path / "out"
+        assert call(model, "--sparsity", 0.5, "-o", output, "--calibration", text, "--samples", 2, *words) == 0
+        layers = json.loads((output / "report.json").read_text())["layers"]
+        assert {layer["pattern"] for layer in layers} == {"2:4"}
+
+
+def test_the_repositorys_text_is_the_default(model, tmp_path):
+    assert call(model, "--sparsity", 0.5, "-o", tmp_path / "out", "--samples", 2, "--activations", "tensor") == 0
+    layers = json.loads((tmp_path / "out" / "report.json").read_text())["layers"]
+    assert all(layer["activation_scale"] > 0 for layer in layers)
+
+
+def refused(capfd, *words: object) -> str:
+    """The one line that a call fails with."""
+    assert call(*words) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("flexcim: ")
+    assert err.count("\n") == 1
+    return err[9:-1]
+
+
+def test_bad_input_is_refused_in_one_sentence(model, text, tmp_path, capfd, monkeypatch):
+    output = ("--sparsity", 0.5, "-o", tmp_path / "out")
+    assert refused(capfd, "no/model", *output) == (
+        "no/model: there is no such folder (checkpoints are read from local folders only)"
+    )
+    assert refused(capfd, model, "--sparsity", 0.9, "-o", tmp_path / "out").endswith("the nearest is 0.745")
+    assert refused(capfd, model, *output, "--preset", "flexim").startswith("unknown preset 'flexim'")
+    assert refused(capfd, model, *output, "--preset", "dense", "--config", "my.toml").startswith(
+        "--config and --preset exclude each other"
+    )
+    assert refused(capfd, model, *output, "--calibration", "no.txt") == (
+        "no.txt: cannot be read (No such file or directory)"
+    )
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.tex").touch()
+    assert refused(capfd, model, "--sparsity", 0.5, "-o", foreign).endswith(
+        "foreign: holds 'thesis.tex', which is no result of flexcim prune, so it is not replaced"
+    )
+    monkeypatch.setattr(flow.cli, "_SHIPPED_TEXT", tmp_path / "missing")
+    assert refused(capfd, model, *output) == (
+        "--calibration must name a text, as there is none beside the installed package"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["foreign"]
+
+
+def test_help_needs_no_heavy_import():
+    code = (
+        "import sys; from flexcim.cli import main; main(['prune', '--help']); "
+        "sys.exit(', '.join({'torch', 'transformers', 'scipy', 'amaranth'} & set(sys.modules)) or 0)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "--sparsity" in run.stdout

@@ -1,0 +1,321 @@
+"""The macro: layers through tiling, packing and streams equal the integer matrix product, in the predicted cycles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from amaranth.hdl import Value
+from numpy.typing import NDArray
+
+from flexcim.commands import ErrorKind, Load, Run
+from flexcim.config import MacroConfig
+from flexcim.cycles import program_cycles
+from flexcim.program import LoadStep, Program, RunStep
+from flexcim.streams import (
+    activation_beats,
+    activation_payloads,
+    constant_beats,
+    constant_payloads,
+    result_elements,
+    tile_activations,
+    weight_beats,
+    weight_payloads,
+)
+from flexcim.tiling import LayerTiling, pack_layer
+from hw.macro import Macro
+from sim.golden.requantizer import requantize
+from tests.simulation import CONFIGS, Source, simulate
+from tests.sparse_weights import random_weights
+
+for_each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+REQUANTIZED = CONFIGS["half parallel, requantized"]
+STREAMS = ("load", "run", "weights", "activations")
+
+
+def never() -> bool:
+    return False
+
+
+@dataclass
+class Job:
+    """Commands, and the payloads of each stream that they need."""
+
+    config: MacroConfig
+    steps: list[LoadStep | RunStep] = field(default_factory=list)
+    payloads: dict[str, list[int]] = field(default_factory=dict)
+    beats: int = 0
+
+    def __post_init__(self) -> None:
+        names = (*STREAMS, "constants") if self.config.requantizer else STREAMS
+        self.payloads = {name: [] for name in names}
+
+    def load(self, command: Load, weights: NDArray[np.int8], offsets: NDArray[np.uint8]) -> None:
+        """Fill a bank with the cells [rows, S, C]."""
+        self.steps.append(LoadStep(command, 0))
+        self.payloads["load"].append(command.payload())
+        self.payloads["weights"] += weight_payloads(self.config, *weight_beats(self.config, weights, offsets))
+
+    def run(self, command: Run, activations: NDArray[np.int8]) -> None:
+        """Multiply vectors [V, rows * w]."""
+        self.steps.append(RunStep(command, 0))
+        self.payloads["run"].append(command.payload(self.config))
+        beats = activation_beats(self.config, command.pattern, command.groups, command.rows, activations)
+        self.payloads["activations"] += activation_payloads(self.config, beats)
+        if command.last_k:
+            self.beats += command.vectors * self.config.result_beats(command.groups)
+
+    @property
+    def cycles(self) -> int:
+        """What the cycle model says."""
+        return program_cycles(self.config, Program(tuple(self.steps))).cycles
+
+
+@dataclass
+class Layer:
+    """A layer on a macro: its place in a job, and its product."""
+
+    tiling: LayerTiling
+    weights: NDArray[np.int8]
+    activations: NDArray[np.int8]
+
+    @classmethod
+    def random(cls, config, rng, pattern, groups, outputs, inputs, vectors):
+        weights = random_weights(rng, outputs, inputs, pattern, config.weight_bits)
+        limit = 1 << (config.activation_bits - 1)
+        activations = rng.integers(-limit, limit, size=(vectors, inputs), dtype=np.int8)
+        return cls(LayerTiling(config, outputs, inputs, pattern, groups, "a test"), weights, activations)
+
+    @property
+    def product(self):
+        return self.activations.astype(np.int64) @ self.weights.T.astype(np.int64)
+
+    def append_to(self, job):
+        tiling = self.tiling
+        packed = pack_layer(tiling, self.weights)
+        for step in tiling.program(len(self.activations)).steps:
+            if isinstance(step, LoadStep):
+                weights, offsets = (cells[step.tile][: step.command.rows] for cells in packed)
+                job.load(step.command, weights, offsets)
+            else:
+                part = tile_activations(tiling, tiling.tiles[step.tile], self.activations[step.vectors])
+                job.run(step.command, part)
+
+    def assemble(self, elements):
+        """The layer's outputs from the elements of its result beats, which are taken from the front."""
+        tiling = self.tiling
+        sums = np.zeros((len(self.activations), tiling.output_tiles * tiling.tile_outputs), np.int64)
+        for step in tiling.program(len(self.activations)).run_steps:
+            if step.command.last_k:
+                beats = step.command.vectors * tiling.config.result_beats(tiling.groups)
+                part = elements[:beats].reshape(step.command.vectors, -1)
+                elements = elements[beats:]
+                assert not part[:, tiling.tile_outputs :].any()
+                first = tiling.tiles[step.tile].output_tile * tiling.tile_outputs
+                sums[step.vectors, first : first + tiling.tile_outputs] = part[:, : tiling.tile_outputs]
+        assert not sums[:, tiling.outputs :].any()
+        return sums[:, : tiling.outputs], elements
+
+
+@dataclass
+class Played:
+    """What a macro did: payloads and cycles of its results, cycles of the input beats, error by cycle; its latency."""
+
+    results: list[int] = field(default_factory=list)
+    result_cycles: list[int] = field(default_factory=list)
+    taken: dict[str, list[int]] = field(default_factory=dict)
+    errors: list[int] = field(default_factory=list)
+    latency: int = 0
+
+
+def play(
+    config: MacroConfig,
+    payloads: dict[str, list[int]],
+    beats: int,
+    limit: int,
+    pause: Callable[[], bool] = never,
+    press_back: Callable[[], bool] = never,
+    from_cycle: dict[str, int] | None = None,
+) -> Played:
+    """Let a macro work until so many result beats have left, or for so many cycles.
+
+    Parameters
+    ----------
+    config, payloads : MacroConfig, dict
+        The macro and what its streams are offered.
+    beats, limit : int
+        When to stop.
+    pause, press_back : callable
+        Whether a source pauses before its next beat, and whether the sink is not ready.
+    from_cycle : dict, optional
+        Streams that begin late.
+    """
+    macro = Macro(config)
+    played = Played(latency=macro.latency)
+    late = from_cycle or {}
+
+    def source(name: str) -> Source:
+        return Source(getattr(macro, name), payloads[name], lambda: len(played.errors) < late.get(name, 0) or pause())
+
+    sources = {name: source(name) for name in payloads}
+
+    async def bench(ctx):
+        held = None
+        for cycle in range(limit):
+            for source in sources.values():
+                source.offer(ctx)
+            ready = not press_back()
+            ctx.set(macro.results.ready, ready)
+            for source in sources.values():
+                source.take(ctx, cycle)
+            out = ctx.get(Value.cast(macro.results.payload)) if ctx.get(macro.results.valid) else None
+            assert held is None or out == held, "a beat that was not taken must stay"
+            held = None if ready else out
+            if ready and out is not None:
+                played.results.append(out)
+                played.result_cycles.append(cycle)
+            played.errors.append(ctx.get(macro.error))
+            if len(played.results) == beats:
+                return
+            await ctx.tick()
+
+    simulate(macro, bench)
+    played.taken = {name: source.taken for name, source in sources.items()}
+    return played
+
+
+def random_layers(config, rng):
+    """A layer for each mode: several tiles both ways, and remainders at each edge."""
+    for pattern, groups in config.modes:
+        outputs = config.tile_outputs(groups) + int(rng.integers(1, config.columns + 1))
+        inputs = config.tile_inputs(pattern, groups) + int(rng.integers(1, config.window(pattern, groups) + 1))
+        vectors = int(rng.integers(1, 3 + config.accumulator_depth // groups))
+        yield Layer.random(config, rng, pattern, groups, outputs, inputs, vectors)
+
+
+def check_results(config, layers, played):
+    elements, last = result_elements(config, played.results)
+    per_vector = [
+        config.result_beats(layer.tiling.groups)
+        for layer in layers
+        for _ in range(layer.tiling.output_tiles * len(layer.activations))
+    ]
+    assert np.flatnonzero(last).tolist() == (np.cumsum(per_vector) - 1).tolist()
+    for layer in layers:
+        sums, elements = layer.assemble(elements)
+        assert (sums == layer.product).all()
+    assert len(elements) == 0
+
+
+@for_each_config
+def test_layers_are_the_integer_product_in_the_predicted_cycles(config):
+    """One layer after the other in every mode: bit exact, cycle exact, without a pause where the mode changes."""
+    rng = np.random.default_rng(31)
+    layers = list(random_layers(config, rng))
+    job = Job(config)
+    for layer in layers:
+        layer.append_to(job)
+    played = play(config, job.payloads, job.beats, job.cycles + 50)
+    check_results(config, layers, played)
+    assert played.taken["load"][0] == played.taken["run"][0] == 0
+    assert played.result_cycles[-1] == job.cycles
+    assert not any(played.errors)
+
+
+@for_each_config
+def test_pauses_and_back_pressure_change_no_result(config):
+    rng = np.random.default_rng(32)
+    layers = [layer for index, layer in enumerate(random_layers(config, rng)) if index % 3 == 0]
+    job = Job(config)
+    for layer in layers:
+        layer.append_to(job)
+    limit = 20 * job.cycles + 200
+    played = play(config, job.payloads, job.beats, limit, lambda: rng.random() < 0.6, lambda: rng.random() < 0.4)
+    check_results(config, layers, played)
+    assert not any(played.errors)
+
+
+@for_each_config
+def test_the_first_result_comes_after_the_latency(config):
+    """Beats come long after the weights, so the vector starts in the cycle after its last one, to be issued N times."""
+    rng = np.random.default_rng(33)
+    pattern, groups = config.modes[-1]
+    layer = Layer.random(config, rng, pattern, groups, 1, config.tile_inputs(pattern, groups), 1)
+    job = Job(config)
+    layer.append_to(job)
+    late = config.weight_beats(config.rows) + 10
+    played = play(config, job.payloads, 1, 400, from_cycle={"activations": late})
+    start = played.taken["activations"][-1] + 1
+    last_issue = start + config.issue_cycles(pattern)
+    assert played.result_cycles[0] - last_issue == played.latency == (7 if config.requantizer else 5)
+
+
+def requantized_job(rng, vectors=4, tiles=3):
+    """A requantized run on each of several loads with constants, and the results."""
+    config = REQUANTIZED
+    job, expected = Job(config), []
+    for index in range(tiles):
+        pattern, groups = config.modes[rng.integers(len(config.modes))]
+        layer = Layer.random(
+            config, rng, pattern, groups, config.tile_outputs(groups), config.tile_inputs(pattern, groups), vectors
+        )
+        mult = rng.integers(0, 1 << 16, config.tile_outputs(groups), dtype=np.uint16)
+        shift = rng.integers(16, 30, len(mult), dtype=np.uint8)
+        weights, offsets = (cells[0] for cells in pack_layer(layer.tiling, layer.weights))
+        bank = index % config.banks
+        job.load(Load(bank=bank, rows=config.rows, constants=True), weights, offsets)
+        job.payloads["constants"] += constant_payloads(config, *constant_beats(config, mult, shift))
+        shared = {"bank": bank, "pattern": pattern, "groups": groups, "rows": config.rows, "vectors": vectors}
+        # Twice on the same load: as they are, and requantized.
+        job.run(Run(**shared, release=False), layer.activations)
+        job.run(Run(**shared, requantize=True), layer.activations)
+        product = layer.product.astype(np.int32)
+        expected += [product, requantize(config, product, mult, shift)]
+    return job, expected
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_requantized_results_and_their_cycles(share):
+    rng = np.random.default_rng(34)
+    job, expected = requantized_job(rng)
+    limit = int(10 * job.cycles / (1 - share))
+    played = play(
+        REQUANTIZED, job.payloads, job.beats, limit, lambda: rng.random() < share, lambda: rng.random() < share
+    )
+    elements, _ = result_elements(REQUANTIZED, played.results)
+    for part in expected:
+        beats = len(part) * -(-part.shape[1] // REQUANTIZED.result_port)
+        got, elements = elements[:beats].reshape(len(part), -1), elements[beats:]
+        assert (got[:, : part.shape[1]] == part).all()
+    assert not any(played.errors)
+    assert share or played.result_cycles[-1] == job.cycles
+
+
+def test_an_error_is_kept_and_ends_everything():
+    config = CONFIGS["serial"]
+    rng = np.random.default_rng(35)
+    layer = Layer.random(config, rng, *config.modes[0], 4, 12, 2)
+    job = Job(config)
+    layer.append_to(job)
+    beats = job.beats
+    job.payloads["run"].append(Run(bank=0, pattern=config.patterns[0], groups=1, rows=3, vectors=0).payload(config))
+    job.payloads["load"].append(Load(bank=9, rows=1).payload())
+    layer.append_to(job)
+    played = play(config, job.payloads, 2 * beats, 200)
+    kinds = list(dict.fromkeys(played.errors))
+    # The load is the first to be illegal, and the run that follows in the same job is not even taken.
+    assert kinds[0] == ErrorKind.NONE
+    assert kinds[1:] in ([ErrorKind.LOAD_BANK], [ErrorKind.RUN_VECTORS])
+    first = played.errors.index(kinds[1])
+    assert all(cycle < first for cycles in played.taken.values() for cycle in cycles)
+
+
+def test_the_lower_kind_wins_in_one_cycle():
+    config = CONFIGS["serial"]
+    load, run = Load(bank=0, rows=9), Run(bank=7, pattern=config.patterns[0], groups=1, rows=1, vectors=1)
+    payloads = {"load": [load.payload()], "run": [run.payload(config)], "weights": [], "activations": []}
+    assert play(config, payloads, 1, 5).errors == [0, *[ErrorKind.LOAD_ROWS] * 4]
+    later = play(config, payloads, 1, 6, from_cycle={"load": 1}).errors
+    assert later == [0, *[ErrorKind.RUN_BANK] * 5]
