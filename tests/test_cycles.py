@@ -1,9 +1,8 @@
-"""The cycle model against a slow reference, vector by vector, that is written from docs/architecture.md, section 3.3."""
+"""The cycle model against a slow reference, vector by vector, written from docs/architecture.md, section 3.3."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ from flexcim.cycles import (
 from flexcim.pattern import Pattern
 from flexcim.program import LoadStep, Program, RunStep
 from flexcim.tiling import tile_layer
-from tests.random_programs import random_program
+from tests.random_programs import random_program, residencies
 from tests.simulation import CONFIGS, instance
 
 MACROS = {
@@ -76,28 +75,6 @@ def reference_entries(config):
     return max(counts)
 
 
-@dataclass
-class Residency:
-    """A tile in a bank: its load, and the runs that use it."""
-
-    load: Load
-    runs: list[Run]
-    last_weight: int | None = None
-
-
-def residencies(program):
-    """The residency of each load and of each run, both in their order."""
-    of_loads = [Residency(load, []) for load in program.loads]
-    waiting = {bank: [r for r in of_loads if r.load.bank == bank] for bank in {load.bank for load in program.loads}}
-    of_runs = []
-    for run in program.runs:
-        of_runs.append(waiting[run.bank][0])
-        waiting[run.bank][0].runs.append(run)
-        if run.release:
-            waiting[run.bank].pop(0)
-    return of_loads, of_runs
-
-
 class Reference:
     """Carries a program out, vector by vector."""
 
@@ -109,9 +86,9 @@ class Reference:
         self.free_from = dict.fromkeys(range(config.banks), 1)
         self.occupied = dict.fromkeys(range(config.banks), False)
         self.constants_from = dict.fromkeys(range(config.banks), 0)
-        self.left = []  # o_last of each vector whose results leave
+        self.left: list[int] = []  # o_last of each vector whose results leave
         self.issued = 0
-        self.previous = None  # s and N of the vector before
+        self.previous: tuple[int, int] | None = None  # s and N of the vector before
         for run, residency in zip(program.runs, run_residencies, strict=True):
             while residency.last_weight is None:
                 self.carry_out_load()
@@ -120,8 +97,8 @@ class Reference:
             if run.requantize:
                 self.constants_from[run.bank] = self.freed(self.left[-1]) + 1
             if run.release:
-                start, issue = self.previous
-                self.free_from[run.bank], self.occupied[run.bank] = start + issue, False
+                assert self.previous is not None
+                self.free_from[run.bank], self.occupied[run.bank] = sum(self.previous), False
 
     def carry_out_load(self):
         config, residency = self.config, self.loads[self.next_load]
@@ -133,7 +110,7 @@ class Reference:
         self.last_weight = first + beats - 1
         if residency.load.constants:
             # Beside the weights, once no result waits for the old ones; as many as the outputs of its runs need.
-            groups = residency.runs[0].groups if residency.runs else 1
+            groups = max(run.groups for run in residency.runs)
             first = max(first, self.constants_from[bank])
             self.last_weight = max(self.last_weight, first + result_beats(config, groups) - 1)
         residency.last_weight = self.last_weight
@@ -209,7 +186,7 @@ def test_a_program_by_hand():
 
 
 def test_constants_belong_to_the_runs_of_their_own_load():
-    """Two loads with constants: the runs come in the other order, and have different numbers of outputs."""
+    """Two loads with constants, whose runs have different numbers of outputs and may come in the other order."""
     config = MacroConfig(rows=1, columns=8, result_port=1, requantizer=True)
     assert config.weight_beats(1) == 4
     many, few = (

@@ -7,7 +7,6 @@ import stat
 
 import pytest
 
-from flexcim import files
 from flexcim.files import write_bytes, write_text
 
 
@@ -63,7 +62,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, e
     def fail(source, target):
         raise error
 
-    monkeypatch.setattr(files.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(type(error)):
         write_text(path, "new")
     assert path.read_text() == "old"

@@ -26,7 +26,9 @@ from flexcim.streams import (
 )
 from flexcim.tiling import LayerTiling, pack_layer
 from hw.macro import Macro
+from sim.golden.macro import GoldenMacro
 from sim.golden.requantizer import requantize
+from tests.random_programs import random_program, residencies
 from tests.simulation import CONFIGS, Source, simulate
 from tests.sparse_weights import random_weights
 
@@ -291,6 +293,49 @@ def test_requantized_results_and_their_cycles(share):
         assert (got[:, : part.shape[1]] == part).all()
     assert not any(played.errors)
     assert share or played.result_cycles[-1] == job.cycles
+
+
+def random_job(config, rng, steps, most_vectors):
+    """A random program on random cells, and its results by the golden macro."""
+    job, golden, expected = Job(config), GoldenMacro(config), []
+    program = random_program(rng, config, steps, most_vectors)
+    of_loads = iter(residencies(program)[0])
+    limit, low = 1 << (config.weight_bits - 1), 1 << (config.activation_bits - 1)
+    for step in program.steps:
+        if isinstance(step, LoadStep):
+            shape = step.command.rows, config.sub_macros, config.columns
+            weights = rng.integers(-limit, limit, size=shape, dtype=np.int8)
+            offsets = rng.integers(0, 1 << config.index_bits, size=shape, dtype=np.uint8)
+            job.load(step.command, weights, offsets)
+            groups = next(of_loads).runs[0].groups
+            constants = None
+            if step.command.constants:
+                mult = rng.integers(0, 1 << 16, config.tile_outputs(groups), dtype=np.uint16)
+                constants = mult, rng.integers(10, 30, len(mult), dtype=np.uint8)
+                job.payloads["constants"] += constant_payloads(config, *constant_beats(config, *constants))
+            golden.load(step.command.payload(), weights, offsets, constants)
+        else:
+            command = step.command
+            width = command.rows * config.window(command.pattern, command.groups)
+            activations = rng.integers(-low, low, size=(command.vectors, width), dtype=np.int8)
+            job.run(command, activations)
+            beats = activation_beats(config, command.pattern, command.groups, command.rows, activations)
+            results = golden.run(command.payload(config), beats)
+            if results is not None:
+                size = config.result_beats(command.groups) * config.result_port
+                expected.append(np.pad(results, ((0, 0), (0, size - results.shape[1]))))
+    return job, np.concatenate([part.reshape(-1, config.result_port) for part in expected])
+
+
+@for_each_config
+def test_random_programs_are_bit_and_cycle_exact(config):
+    rng = np.random.default_rng(38)
+    for _ in range(2):
+        job, expected = random_job(config, rng, steps=20, most_vectors=4)
+        played = play(config, job.payloads, job.beats, job.cycles + 50)
+        assert not any(played.errors)
+        assert (result_elements(config, played.results)[0] == expected).all()
+        assert played.result_cycles[-1] == job.cycles
 
 
 def test_an_error_is_kept_and_ends_everything():

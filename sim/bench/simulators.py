@@ -36,8 +36,8 @@ SIMULATORS = ("verilator", "icarus")
 TIMESCALE = "1ns/1ps"
 
 _OPTIMISE = "-O1"
-"""How the compiler optimises the model: -O2 simulates a fifth faster, but takes half as long again to build. Verilator's
-own -O3 and --hierarchical are left out: at full size they simulate four times slower."""
+"""How the compiler optimises the model: -O2 simulates a fifth faster, but takes half as long again to build.
+Verilator's own -O3 and --hierarchical are left out: at full size they simulate four times slower."""
 
 
 class SimulatorError(FlexCiMError):

@@ -92,10 +92,13 @@ def run_demo(options: Options, *, expect_steps: Callable[[int], None], done: Cal
     _make_folder(options.output)
     steps = len(_INSTANCES) + len(options.models)
     expect_steps(steps)
-    with workers(options.jobs, done) as pool:
-        verilogs, models = _prepare(options, pool)
-        expect_steps(steps + 2 * (1 + sum(len(model.full) for model in models)))
-        rtl = _simulate(options, pool, verilogs, models)
+    try:
+        with workers(options.jobs, done) as pool:
+            verilogs, models = _prepare(options, pool)
+            expect_steps(steps + 2 * (1 + sum(len(model.full) for model in models)))
+            rtl = _simulate(options, pool, verilogs, models)
+    except OSError as error:
+        raise DemoError(f"{error.filename or options.output}: cannot be written ({error.strerror})") from None
     return Report(
         seed=options.seed,
         cells=FULL.cells,

@@ -65,5 +65,5 @@ def simulate(job: SimulationJob) -> RunReport:
         mismatches=run.mismatches,
         cycles_rtl=run.cycles,
         cycles_model=run.predicted,
-        message=f"{wrong} outputs differ from the product with the pruned weights" if wrong else "",
+        message=f"{wrong} of {product.size} outputs differ from the product with the pruned weights" if wrong else "",
     )
