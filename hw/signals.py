@@ -28,8 +28,9 @@ def delay(m: Module, signal: Signal, cycles: int, *, reset_less: bool = True) ->
     reset_less : bool
         False for strobes, which must not appear out of nothing after a reset.
     """
+    name = signal.name
     for stage in range(1, cycles + 1):
-        register = Signal(signal.shape(), name=f"{signal.name}_{stage}", reset_less=reset_less)
+        register = Signal(signal.shape(), name=f"{name}_{stage}", reset_less=reset_less)
         m.d.sync += register.eq(signal)
         signal = register
     return signal

@@ -153,12 +153,8 @@ def write_verilog(verilog: GeneratedVerilog, folder: Path) -> tuple[Path, Path]:
 
 
 def _keep_module(text: str, name: str) -> str:
-    """Mark a module to be kept by Verilator, which otherwise compiles S * C inlined columns instead of one.
-
-    With ``--hierarchical`` it becomes a library of its own; without, it is at least not inlined.
-    """
-    marks = "  /* verilator hier_block */\n  /* verilator no_inline_module */\n"
-    return re.sub(rf"^(module {name}\(.*?\);\n)", rf"\1{marks}", text, flags=re.MULTILINE)
+    """Mark a module not to be inlined by Verilator, which otherwise mixes S * C columns into one function."""
+    return re.sub(rf"^(module {name}\(.*?\);\n)", r"\1  /* verilator no_inline_module */\n", text, flags=re.MULTILINE)
 
 
 def _without_empty_wires(text: str) -> str:

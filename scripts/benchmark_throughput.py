@@ -76,9 +76,9 @@ def measure_layer(config: MacroConfig, verilog: GeneratedVerilog, pattern: Patte
     """Run a random layer of ``tiles`` full tiles at G = 1 under Verilator."""
     rng = np.random.default_rng(seed)
     inputs, outputs = config.tile_inputs(pattern, 1), tiles * config.columns
-    weights = np.zeros((outputs, inputs // pattern.m, pattern.m), np.int8)
-    weights[:, :, : pattern.n] = rng.integers(-128, 128, (*weights.shape[:2], pattern.n))
-    weights = rng.permuted(weights, axis=2).reshape(outputs, inputs)
+    blocks = np.zeros((outputs, inputs // pattern.m, pattern.m), np.int8)
+    blocks[:, :, : pattern.n] = rng.integers(-128, 128, (*blocks.shape[:2], pattern.n))
+    weights = rng.permuted(blocks, axis=2).reshape(outputs, inputs)
     activations = rng.integers(-128, 128, (VECTORS, inputs), dtype=np.int8)
     tiling = tile_layer(config, outputs, inputs, pattern, groups=1, vectors=VECTORS)
     with TemporaryDirectory() as folder:

@@ -1,0 +1,241 @@
+"""Modules that occur many times: emitted once, and the same hardware whether they are placed or elaborated in place."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from amaranth.back.verilog import YosysError
+from amaranth.hdl import Cat, ClockSignal, Module, Signal, unsigned
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.shared_modules import SharedModules, index_shape, place
+from tests.simulation import trace
+
+
+class Accumulate(wiring.Component):
+    """Adds its input up; the total is a combinational step further."""
+
+    def __init__(self) -> None:
+        super().__init__({"term": In(4), "enable": In(1), "total": Out(8), "odd": Out(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        register = Signal(8)
+        with m.If(self.enable):
+            m.d.sync += register.eq(register + self.term)
+        m.d.comb += [self.total.eq(register + 1), self.odd.eq(register[0])]
+        return m
+
+
+class Negate(wiring.Component):
+    """Has neither clock nor reset."""
+
+    def __init__(self) -> None:
+        super().__init__({"word": In(8), "negated": Out(8)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.d.comb += self.negated.eq(-self.word)
+        return m
+
+
+class Sampled(wiring.Component):
+    """Has a clock, but no reset."""
+
+    def __init__(self) -> None:
+        super().__init__({"word": In(8), "late": Out(8)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        register = Signal(8, reset_less=True)
+        m.d.sync += register.eq(self.word)
+        m.d.comb += self.late.eq(register)
+        return m
+
+
+class Lane(wiring.Component):
+    """Shares modules itself."""
+
+    def __init__(self) -> None:
+        super().__init__({"term": In(4), "enable": In(1), "result": Out(8)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        inputs = {"term": self.term, "enable": self.enable}
+        first = place(m, platform, "first", "accumulate", Accumulate, inputs)
+        second = place(m, platform, "second", "accumulate", Accumulate, inputs | {"enable": first["odd"]})
+        sampled = place(m, platform, "sampled", "sampled", Sampled, {"word": first["total"] ^ second["total"]})
+        negate = place(m, platform, "negate", "negate", Negate, {"word": sampled["late"]})
+        m.d.comb += self.result.eq(negate["negated"])
+        return m
+
+
+class Top(wiring.Component):
+    """Three lanes."""
+
+    LANES = 3
+
+    def __init__(self) -> None:
+        super().__init__({"terms": In(4 * self.LANES), "enable": In(1), "results": Out(8 * self.LANES)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        lanes = [
+            place(
+                m,
+                platform,
+                f"lane_{index}",
+                "lane",
+                Lane,
+                {"term": self.terms.word_select(index, 4), "enable": self.enable},
+            )
+            for index in range(self.LANES)
+        ]
+        m.d.comb += self.results.eq(Cat(lane["result"] for lane in lanes))
+        return m
+
+
+@pytest.fixture(scope="module")
+def shared():
+    modules = SharedModules("toy")
+    modules.add(Top(), "toy")
+    return modules
+
+
+@pytest.fixture(scope="module")
+def verilog(shared):
+    return shared.verilog()
+
+
+def modules_of(verilog):
+    """Each module's text by its name."""
+    found = re.findall(r"^module (\S+?) ?\((.*?)^endmodule$", verilog, flags=re.MULTILINE | re.DOTALL)
+    assert len({name for name, _ in found}) == len(found)
+    return dict(found)
+
+
+def test_each_module_is_there_once_and_after_those_that_it_instantiates(shared, verilog):
+    assert list(shared.texts) == ["toy_accumulate", "toy_sampled", "toy_negate", "toy_lane", "toy"]
+    assert sorted(modules_of(verilog)) == sorted(shared.texts)
+    assert verilog.count("endmodule") == 5
+
+
+def test_instances_have_their_names(verilog):
+    modules = modules_of(verilog)
+    instances = {
+        name: re.findall(r"^  (toy_\w+) (\w+) \($", text, flags=re.MULTILINE) for name, text in modules.items()
+    }
+    assert instances["toy"] == [("toy_lane", f"lane_{index}") for index in range(3)]
+    assert sorted(instances["toy_lane"]) == [
+        ("toy_accumulate", "first"),
+        ("toy_accumulate", "second"),
+        ("toy_negate", "negate"),
+        ("toy_sampled", "sampled"),
+    ]
+
+
+def test_clock_and_reset_go_where_they_are_needed(verilog):
+    ports = {name: set(re.findall(r"\w+", text.split(");")[0])) for name, text in modules_of(verilog).items()}
+    clocking = {name: ports[name] & {"clk", "rst"} for name in ports}
+    both = {"clk", "rst"}
+    assert clocking == {
+        "toy": both,
+        "toy_lane": both,
+        "toy_accumulate": both,
+        "toy_sampled": {"clk"},
+        "toy_negate": set(),
+    }
+    connected = re.findall(r"\.(clk|rst)\((\w+)\)", modules_of(verilog)["toy_lane"])
+    assert sorted(connected) == sorted([("clk", "clk")] * 3 + [("rst", "rst")] * 2)
+
+
+BENCH = """
+module bench;
+  reg clk = 0, rst = 1, enable = 0;
+  reg [11:0] terms = 0;
+  wire [23:0] results;
+  toy dut(.clk(clk), .rst(rst), .enable(enable), .terms(terms), .results(results));
+  initial begin
+    #1 clk = 1; #1 clk = 0; rst = 0;
+STEPS
+  end
+endmodule
+"""
+
+
+def test_what_is_placed_works_as_what_is_elaborated_in_place(verilog, tmp_path):
+    rng = np.random.default_rng(39)
+    stimulus = [{"terms": int(rng.integers(1 << 12)), "enable": int(rng.integers(2))} for _ in range(50)]
+    in_place = [results for (results,) in trace(Top(), stimulus, ["results"])]
+
+    steps = "".join(
+        f"    terms = {step['terms']}; enable = {step['enable']}; #1 $display(\"%0d\", results); clk = 1; #1 clk = 0;\n"
+        for step in stimulus
+    )
+    (tmp_path / "toy.v").write_text(verilog + BENCH.replace("STEPS\n", steps))
+    subprocess.run(["iverilog", "-o", "toy", "toy.v"], cwd=tmp_path, check=True)
+    run = subprocess.run(["vvp", "toy"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    placed = [int(line) for line in run.stdout.split()]
+    # A register without reset is unknown in the Verilog until it is clocked, and it is clocked once before the first step.
+    assert placed == in_place
+    assert len(set(placed)) > 20
+
+
+def test_two_designs_fit_into_one_file(verilog):
+    other = SharedModules("other")
+    other.add(Top(), "other_top")
+    assert set(modules_of(other.verilog())).isdisjoint(modules_of(verilog))
+
+
+def test_the_text_is_the_same_each_time_and_names_no_other_yosys(shared, verilog, monkeypatch, tmp_path):
+    (tmp_path / "yosys").write_text("#!/bin/sh\necho Yosys 0.99; exit 1\n")
+    (tmp_path / "yosys").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert shutil.which("yosys") == str(tmp_path / "yosys")
+    again = SharedModules("toy")
+    again.add(Top(), "toy")
+    assert again.verilog() == verilog
+
+
+def test_a_failure_of_yosys_is_an_error(monkeypatch):
+    modules = SharedModules("toy")
+    modules.add(Negate(), "toy_negate")
+    monkeypatch.setitem(modules._texts, "toy_bad", "no RTLIL")
+    with pytest.raises(YosysError, match="Parser error|syntax error"):
+        modules.verilog()
+
+
+@pytest.mark.parametrize(("count", "bits"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (64, 6), (65, 7)])
+def test_an_index_has_as_many_bits_as_it_needs_but_one_at_least(count, bits):
+    assert index_shape(count) == unsigned(bits)
+
+
+def test_without_shared_modules_a_component_is_a_submodule():
+    m = Module()
+    word = Signal(8)
+    made = []
+
+    def make():
+        made.append(Negate())
+        return made[-1]
+
+    outputs = place(m, None, "negate", "negate", make, {"word": word})
+    assert list(outputs) == ["negated"]
+    assert outputs["negated"] is made[0].negated
+    assert m.submodules["negate"] is made[0]
+    m.d.sync += Signal().eq(ClockSignal())
+
+    class Wrapper(wiring.Component):
+        def __init__(self) -> None:
+            super().__init__({"out": Out(8)})
+
+        def elaborate(self, platform: object) -> Module:
+            m.d.comb += [word.eq(3), self.out.eq(outputs["negated"])]
+            return m
+
+    assert trace(Wrapper(), [{}], ["out"]) == [(253,)]
