@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from dataclasses import dataclass
 
-from flexcim.commands import Load, Run
+from flexcim.commands import Run
 from flexcim.config import MacroConfig, ceil_div
 from flexcim.errors import FlexCiMError
 from flexcim.pattern import Pattern

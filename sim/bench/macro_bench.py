@@ -72,7 +72,7 @@ class MacroBench:
         self._sink = Sink(dut, "results")
         slowest = max(max(map(config.issue_cycles, config.patterns)), config.result_beats(config.sub_macros))
         # A macro that is at work moves some stream more often than this.
-        self._patience = 8 * slowest + 64
+        self._patience = 3 * slowest + 32
         Clock(dut.clk, 10, unit="ns").start()
 
     async def reset(self) -> None:
@@ -170,7 +170,7 @@ class MacroBench:
             quiet = 0 if moved else quiet + 1
             if not live and checker.complete and not expectation.error:
                 # Nothing is left to do. Another result, which would be wrong, would come soon.
-                patience = min(patience, self._patience // 4)
+                patience = min(patience, self._patience // 2)
             cycle += 1
         self.cycles += cycle
 

@@ -13,13 +13,13 @@ from random import Random
 from numpy.random import Generator
 
 from flexcim.commands import Run
-from flexcim.cycles import result_entries
+from flexcim.cycles import result_entries, vector_cycles
 from sim.bench.illegal import illegal_stimuli
 from sim.bench.job import bench_test
 from sim.bench.macro_bench import MacroBench
 from sim.bench.random_stimulus import random_beats, random_image, random_mode, random_program
 from sim.bench.stimulus import Stimulus
-from sim.bench.streams import Stall, bursts, now_and_then
+from sim.bench.streams import Stall, bursts, held, now_and_then
 
 STREAMS = ("load", "run", "weights", "activations", "constants", "results")
 
@@ -116,14 +116,40 @@ async def resident_weights(bench: MacroBench, rng: Generator) -> None:
 
 
 @bench_test
-async def pressed_back(bench: MacroBench, rng: Generator) -> None:
-    """Results that are not taken for long stop the macro, lose nothing and repeat nothing."""
+async def changing_banks(bench: MacroBench, rng: Generator) -> None:
+    """Short runs on resident tiles in turn, which no load can hide: no bubble where pattern, groups and bank change."""
     config = bench.config
-    chance = Random(int(rng.integers(1 << 32)))
-    pattern, groups = config.modes[rng.integers(len(config.modes))]
     stimulus = Stimulus(config)
-    random_mode(stimulus, rng, 0, pattern, groups, 3 * result_entries(config))
-    await bench.play(stimulus, {"results": bursts(chance, 16 * config.issue_cycles(pattern))})
+    modes = [config.modes[index] for index in rng.integers(len(config.modes), size=config.banks)]
+    for bank, (pattern, _) in enumerate(modes):
+        stimulus.add_load(bank, random_image(config, rng, pattern, config.rows))
+    turns = 6
+    for turn in range(turns):
+        for bank, (pattern, groups) in enumerate(modes):
+            vectors = int(rng.integers(1, 3))
+            command = Run(
+                bank=bank,
+                pattern=pattern,
+                groups=groups,
+                rows=config.rows,
+                vectors=vectors,
+                release=turn == turns - 1,
+            )
+            stimulus.add_run(command, random_beats(config, rng, pattern, groups, config.rows, vectors))
+    await bench.play(stimulus)
+
+
+@bench_test
+async def pressed_back(bench: MacroBench, rng: Generator) -> None:
+    """Results that are not taken until the macro stands still are neither lost nor repeated."""
+    config = bench.config
+    pattern, groups = config.modes[rng.integers(len(config.modes))]
+    entries = result_entries(config)
+    stimulus = Stimulus(config)
+    random_mode(stimulus, rng, 0, pattern, groups, 3 * entries)
+    # Long enough for the load and for more vectors than there is room for.
+    vectors = 2 * entries * vector_cycles(config, pattern, groups, config.rows, emits=False)
+    await bench.play(stimulus, {"results": held(config.weight_beats(config.rows) + vectors + 50)})
 
 
 @bench_test

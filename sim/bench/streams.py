@@ -28,6 +28,18 @@ def now_and_then(rng: Random, share: float) -> Stall:
     return lambda: rng.random() < share
 
 
+def held(cycles: int) -> Stall:
+    """Pauses for so many cycles, then never again."""
+    left = cycles
+
+    def stall() -> bool:
+        nonlocal left
+        left -= left > 0
+        return left > 0
+
+    return stall
+
+
 def bursts(rng: Random, length: int) -> Stall:
     """Pauses and goes on for spans of 1 to ``length`` cycles in turn."""
     left, paused = 0, True

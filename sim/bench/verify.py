@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from flexcim.config import MacroConfig
-from hw.verilog import generate
+from hw.verilog import GeneratedVerilog, generate
 from sim.bench.runner import Outcome, run_tests
-from sim.bench.simulators import Build, build
+from sim.bench.simulators import Build, SimulatorError, build, check_tools
 
 __all__ = ["TEST_MODULE", "Verification", "verify_macro"]
 
@@ -17,7 +18,7 @@ TEST_MODULE = "sim.bench.macro_tests"
 """The tests that every macro has to pass."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Verification:
     """What verifying one configuration in one simulator gave.
 
@@ -25,6 +26,10 @@ class Verification:
     ----------
     label : str
         The configuration's name.
+    config : MacroConfig
+        The configuration.
+    init : bool
+        Whether registers have initial values in the Verilog.
     simulator : str
         The simulator.
     seed : int
@@ -36,10 +41,12 @@ class Verification:
     folder : Path
         Where the log is.
     waves : Path or None
-        Waves of the failed tests.
+        Waves, if any were written.
     """
 
     label: str
+    config: MacroConfig
+    init: bool
     simulator: str
     seed: int
     outcomes: tuple[Outcome, ...]
@@ -62,8 +69,9 @@ def verify_macro(
     seed: int,
     init: bool = True,
     waves: bool = False,
+    verilog: GeneratedVerilog | None = None,
 ) -> Verification:
-    """Verify a configuration.
+    """Verify a configuration. What goes wrong in building or running the design is an outcome like a failed test.
 
     Parameters
     ----------
@@ -81,28 +89,56 @@ def verify_macro(
         Whether registers have initial values in the Verilog.
     waves : bool
         Write waves from the beginning, not only of tests that failed.
+    verilog : GeneratedVerilog, optional
+        What to verify; by default, what is generated from the configuration.
 
     Raises
     ------
     SimulatorError
-        If the simulator is missing, or fails to build or to run.
+        If a tool is missing.
     """
+    check_tools(simulator)
     begun = time.perf_counter()
-    verilog = generate(config, init=init)
-    built = build(verilog, simulator, waves=waves)
-    build_seconds = time.perf_counter() - begun
-    outcomes = run_tests(built, config, TEST_MODULE, folder, seed=seed)
-    failed = [outcome.name for outcome in outcomes if not outcome.passed]
-    if failed and not waves:
-        built = build(verilog, simulator, waves=True)
-        run_tests(built, config, TEST_MODULE, folder / "waves", seed=seed, tests=failed)
-        folder_of_waves: Path | None = folder / "waves"
-    else:
-        folder_of_waves = folder if waves else None
-    file = _waves_file(built, folder_of_waves) if folder_of_waves else None
-    return Verification(label, simulator, seed, tuple(outcomes), build_seconds, folder, file)
+    build_seconds = 0.0
+    waves_file = None
+    try:
+        design = verilog or generate(config, init=init)
+        built = build(design, simulator, waves=waves)
+        build_seconds = time.perf_counter() - begun
+        outcomes = run_tests(built, config, TEST_MODULE, folder, seed=seed)
+        failed = [outcome.name for outcome in outcomes if not outcome.passed]
+        if waves:
+            waves_file = _waves_file(built, folder)
+        elif failed:
+            waves_file = _write_waves(design, config, simulator, folder / "waves", seed, failed)
+    except SimulatorError as error:
+        seconds = time.perf_counter() - begun
+        outcomes = [Outcome(name="simulation", passed=False, seconds=seconds, results=0, cycles=0, message=str(error))]
+    return Verification(
+        label=label,
+        config=config,
+        init=init,
+        simulator=simulator,
+        seed=seed,
+        outcomes=tuple(outcomes),
+        build_seconds=build_seconds,
+        folder=folder,
+        waves=waves_file,
+    )
 
 
-def _waves_file(built: Build, folder: Path) -> Path:
-    """Where a build writes its waves when it runs in this folder."""
-    return folder / ("dump.vcd" if built.simulator == "verilator" else f"{built.top}.fst")
+def _write_waves(
+    design: GeneratedVerilog, config: MacroConfig, simulator: str, folder: Path, seed: int, tests: list[str]
+) -> Path | None:
+    """Run tests again in a build that writes waves, as such builds are slower; None if that fails."""
+    with suppress(SimulatorError):  # the tests that failed are what matters
+        built = build(design, simulator, waves=True)
+        run_tests(built, config, TEST_MODULE, folder, seed=seed, tests=tests)
+        return _waves_file(built, folder)
+    return None
+
+
+def _waves_file(built: Build, folder: Path) -> Path | None:
+    """Where a build wrote its waves when it ran in this folder."""
+    file = folder / ("dump.vcd" if built.simulator == "verilator" else f"{built.top}.fst")
+    return file if file.is_file() else None

@@ -1,0 +1,170 @@
+"""``flexcim verify``: check the Verilog of any configuration against the golden model and the cycle model."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+from rich.table import Column, Table
+
+from flexcim.config import PRESETS, MacroConfig, preset
+from flexcim.errors import FlexCiMError
+
+if TYPE_CHECKING:
+    from sim.bench.verify import Verification
+
+__all__ = ["verify"]
+
+_PIPED_WIDTH = 140
+"""Width of the table where nobody says how wide a line may be."""
+
+
+class VerifyError(FlexCiMError):
+    """A call of ``flexcim verify`` that cannot be carried out."""
+
+
+class Simulator(str, Enum):
+    """What --simulator may be."""
+
+    verilator = "verilator"
+    icarus = "icarus"
+    both = "both"
+
+
+def verify(
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(help='TOML file: an optional preset = "NAME", and a table "macro". May be given several times.'),
+    ] = None,
+    preset_name: Annotated[
+        list[str] | None,
+        typer.Option("--preset", help=f"One of {', '.join(PRESETS)}. May be given several times; flexcim if nothing is."),
+    ] = None,
+    simulator: Annotated[
+        Simulator, typer.Option(help="Icarus finds unknown values, but is slow on more than some hundred cells.")
+    ] = Simulator.verilator,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of all random stimuli; by default another one each time.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Simulations at once; by default as many as there are cores.")
+    ] = None,
+    waves: Annotated[
+        bool, typer.Option("--waves", help="Write waves of everything, not only of tests that failed.")
+    ] = False,
+    init: Annotated[
+        bool, typer.Option("--init/--no-init", help="With or without initial values of registers in the Verilog.")
+    ] = True,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results, logs and waves.")] = Path(
+        "build/verify"
+    ),
+) -> None:
+    """Generate macros, simulate them, and compare every result and every cycle with the models.
+
+    Played are each pattern at each number of groups, random programs with
+    and without pauses on every stream, accumulation over K tiles, resident
+    weights, resets in mid-run, and every kind of illegal command. What fails
+    runs again with waves. Writes results.json and results.xml (JUnit).
+    Exit code 1 if a test failed, 2 if the input cannot be used.
+
+    Builds are kept in build/sim, or in the folder that FLEXCIM_BUILD names,
+    so the next call on the same configuration starts at once.
+
+    Examples: `flexcim verify --preset board --simulator both`,
+    `flexcim verify --config my.toml --seed 7 --waves`
+    """
+    chosen = _configurations(config or [], preset_name or [])
+    simulators = ["verilator", "icarus"] if simulator is Simulator.both else [simulator.value]
+    seed = secrets.randbelow(1 << 31) if seed is None else seed
+    # cocotb and Amaranth take a second to import; --help and mistyped options need neither.
+    from sim.bench.results import write_results
+    from sim.bench.simulators import check_tools
+    from sim.bench.verify import verify_macro
+    from sim.demo.workers import workers
+
+    for name in simulators:
+        check_tools(name)
+    print(f"seed {seed}", flush=True)
+    output = output.absolute()
+    check = partial(verify_macro, seed=seed, init=init, waves=waves)
+    work = [
+        (f"{label}, {name}", check, (label, macro, name, output / f"{label}-{name}"))
+        for label, macro in chosen.items()
+        for name in simulators
+    ]
+    count = min(jobs or os.cpu_count() or 1, len(work))
+    try:
+        with _progress(len(work)) as done, workers(count, done) as pool:
+            verifications = pool.run(work)
+        as_json, as_xml = write_results(output, verifications)
+    except OSError as error:
+        raise VerifyError(f"{error.filename or output}: cannot be written ({error.strerror})") from None
+    _show(verifications)
+    print(f"written: {as_json}, {as_xml}")
+    if any(verification.failed for verification in verifications):
+        raise typer.Exit(1)
+
+
+def _configurations(files: Sequence[Path], presets: Sequence[str]) -> dict[str, MacroConfig]:
+    """The configurations that were asked for, by names that differ."""
+    chosen: dict[str, MacroConfig] = {}
+    named = [(name, preset(name)) for name in presets] + [(path.stem, MacroConfig.from_toml(path)) for path in files]
+    for name, config in named or [("flexcim", preset("flexcim"))]:
+        label, count = name, 1
+        while label in chosen:
+            count += 1
+            label = f"{name}-{count}"
+        chosen[label] = config
+    return chosen
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[str], None]]:
+    """Says on the standard error what is done: a line for each simulation, and on a terminal a bar below them."""
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total)
+
+        def done(text: str) -> None:
+            progress.console.print(f"done: {text}", highlight=False, soft_wrap=True)
+            progress.advance(task)
+
+        yield done
+
+
+def _show(verifications: Sequence[Verification]) -> None:
+    """Print a row for each verification, and what failed in it."""
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _PIPED_WIDTH
+    right = ("tests passed", "results compared", "cycles", "build s", "run s")
+    table = Table("configuration", "simulator", *(Column(name, justify="right") for name in right))
+    for verification in verifications:
+        outcomes = verification.outcomes
+        table.add_row(
+            verification.label,
+            verification.simulator,
+            f"{len(outcomes) - len(verification.failed)} of {len(outcomes)}",
+            f"{sum(outcome.results for outcome in outcomes):,}",
+            f"{sum(outcome.cycles for outcome in outcomes):,}",
+            f"{verification.build_seconds:.1f}",
+            f"{sum(outcome.seconds for outcome in outcomes):.1f}",
+        )
+    console.print(table)
+    for verification in verifications:
+        for outcome in verification.failed:
+            where = f"{verification.label}, {verification.simulator}, {outcome.name}"
+            print(f"flexcim: {where}: {outcome.message}", file=sys.stderr)
+        if verification.waves:
+            print(f"waves: {verification.waves}")

@@ -1,0 +1,126 @@
+"""The bench on generated Verilog: small instances of every kind in both simulators, the default one at full size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from flexcim.config import PRESETS, MacroConfig
+from flexcim.pattern import Pattern
+from flexcim.tiling import pack_layer, tile_layer
+from hw.verilog import generate
+from sim.bench.layer import run_layer
+from sim.bench.simulators import SIMULATORS, SimulatorError, check_tools
+from sim.bench.verify import verify_macro
+from tests.sparse_weights import random_weights
+
+SEED = 20
+SMALL = {"rows": 4, "columns": 4}
+ODD_PATTERNS = ["1:1", "2:3", "4:5", "2:4", "4:8", "4:11", "1:4"]
+
+INSTANCES = {name: MacroConfig.from_mapping(SMALL, base=base) for name, base in PRESETS.items()} | {
+    f"bits-{bits}-lanes-{lanes}": MacroConfig.from_mapping(
+        SMALL | {"bits_per_cycle": bits, "lanes": lanes, "patterns": ODD_PATTERNS}
+    )
+    for bits, lanes in ((1, 8), (2, 3), (4, 2), (8, 1))
+}
+INSTANCES |= {
+    name: MacroConfig.from_mapping(values)
+    for name, values in {
+        "requantizer": SMALL
+        | {"requantizer": True, "banks": 3, "bits_per_cycle": 2, "activation_bits": 6, "weight_bits": 5},
+        # Ports that neither windows, rows nor outputs divide; several weight beats to a sub-macro's row.
+        "odd-ports": {
+            "rows": 5,
+            "columns": 6,
+            "activation_port": 7,
+            "result_port": 5,
+            "weight_port": 2,
+            "banks": 1,
+            "patterns": ODD_PATTERNS,
+        },
+        # The smallest there is.
+        "one-cell": {
+            "sub_macros": 1,
+            "rows": 1,
+            "columns": 1,
+            "patterns": ["1:1", "1:4"],
+            "activation_port": 1,
+            "result_port": 1,
+            "accumulator_depth": 1,
+        },
+        # Weights come for two sub-macros at once.
+        "eight-sub-macros": {
+            "sub_macros": 8,
+            "rows": 2,
+            "columns": 3,
+            "weight_port": 6,
+            "result_port": 7,
+            "patterns": ["1:1", "8:9", "4:8", "2:7"],
+        },
+    }.items()
+}
+
+
+def explain(verification):
+    return [f"{outcome.name}: {outcome.message}" for outcome in verification.failed] + [f"see {verification.folder}"]
+
+
+@pytest.mark.parametrize("simulator", SIMULATORS)
+@pytest.mark.parametrize("name", INSTANCES)
+def test_a_small_instance_keeps_the_contract(name, simulator, tmp_path):
+    verification = verify_macro(name, INSTANCES[name], simulator, tmp_path, seed=SEED)
+    assert not verification.failed, explain(verification)
+    assert all(outcome.results for outcome in verification.outcomes), "each test compares something"
+
+
+def test_the_default_instance_keeps_the_contract_at_full_size(tmp_path):
+    verification = verify_macro("flexcim", PRESETS["flexcim"], "verilator", tmp_path, seed=SEED)
+    assert not verification.failed, explain(verification)
+
+
+# --- A layer ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("simulator", SIMULATORS)
+def test_a_layer_runs_tile_by_tile(simulator, tmp_path):
+    rng = np.random.default_rng(3)
+    config, pattern = INSTANCES["flexcim"], Pattern(2, 4)
+    tiling = tile_layer(config, 10, 75, pattern, groups=2)
+    assert tiling.k_tiles > 1
+    assert tiling.output_tiles > 1
+    weights = random_weights(rng, 10, 75, pattern)
+    activations = rng.integers(-128, 128, (40, 75)).astype(np.int8)
+    run = run_layer(generate(config), tiling, *pack_layer(tiling, weights), activations, tmp_path, simulator=simulator)
+    assert (run.outputs == activations.astype(np.int32) @ weights.T.astype(np.int32)).all()
+    assert (run.compared, run.mismatches) == (400, 0)
+    assert run.cycles == run.predicted
+
+
+# --- What goes wrong -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("simulator", SIMULATORS)
+def test_a_wrong_design_fails_with_waves(simulator, tmp_path):
+    """The models say 2:4 where the design has 4:8."""
+    config = MacroConfig.from_mapping(SMALL | {"patterns": ["2:4"]})
+    design = generate(MacroConfig.from_mapping(SMALL | {"patterns": ["4:8"]}))
+    verification = verify_macro("wrong", config, simulator, tmp_path, seed=SEED, verilog=design)
+    assert len(verification.failed) > 5
+    assert verification.waves is not None
+    assert verification.waves.stat().st_size > 1000
+    assert "must be" in verification.failed[0].message
+
+
+@pytest.mark.parametrize(("simulator", "tool"), [("verilator", "g\\+\\+"), ("icarus", "iverilog")])
+def test_a_missing_simulator_is_told_in_a_sentence(simulator, tool, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    if simulator == "verilator":
+        monkeypatch.setattr("shutil.which", lambda name, path: None if name == "g++" else name)
+    with pytest.raises(SimulatorError, match=f"{simulator} needs the program '{tool}'.*install it, for example with"):
+        check_tools(simulator)
+
+
+def test_an_unknown_simulator_is_refused():
+    with pytest.raises(SimulatorError, match="unknown simulator 'modelsim'; known are verilator, icarus"):
+        check_tools("modelsim")
