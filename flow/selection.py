@@ -283,25 +283,29 @@ def _solve(
     """
     blocks, patterns = costs.shape
     # Divided by their common factor, the counts of a model of equal blocks are 0, 2 and 3: no tolerance of the solver
-    # can blur them. As both sides are integers, half a unit less changes nothing but the numerical margin.
+    # can blur them. Those of unlike blocks are scaled down to where its tolerance of 1e-6 is less than one weight.
     unit = max(1, int(np.gcd.reduce(zeros, axis=None)))
-    units = zeros / unit
-    constraints = [
-        LinearConstraint(np.kron(np.eye(blocks), np.ones((1, patterns))), 1, 1),
-        LinearConstraint(units.reshape(1, -1), lb=-(-needed // unit) - 0.5),
-    ]
-    chosen = np.zeros(blocks, dtype=np.int64)
-    for criterion in (costs, units, units / max(1, units.max()) * outliers[:, np.newaxis]):
+    step = 1 / max(1.0, zeros.max() / unit / 1000)
+    dropped = zeros / unit * step
+    # As all counts are whole, half a step to the safe side changes nothing but the numerical margin.
+    margin = step / 2
+    one_each = LinearConstraint(np.kron(np.eye(blocks), np.ones((1, patterns))), 1, 1)
+    constraints = [one_each, LinearConstraint(dropped.reshape(1, -1), lb=-(-needed // unit) * step - margin)]
+    chosen: NDArray[np.int64] | None = None
+    # HiGHS allows 1e-6 on a bound by itself; more slack on the cost would only give away some of the optimum.
+    for criterion, slack in ((costs, 0.0), (dropped, margin), (dropped * outliers[:, np.newaxis], 0.0)):
         coefficients = criterion.ravel()
         result = milp(
             coefficients, integrality=1, bounds=Bounds(0, 1), constraints=constraints, options={"mip_rel_gap": 0}
         )
         if result.status != 0:
-            raise RuntimeError(f"HiGHS found no optimal selection: {result.message}")
+            break
         chosen = result.x.reshape(blocks, patterns).argmax(axis=1)
-        # HiGHS allows 1e-6 on a bound by itself; more slack than that would only give away some of the optimum.
-        constraints.append(LinearConstraint(coefficients.reshape(1, -1), ub=result.fun))
-    dropped = int(zeros[np.arange(blocks), chosen].sum())
-    if dropped < needed:
-        raise RuntimeError(f"HiGHS answered with a selection that drops {dropped} weights where {needed} are needed")
+        constraints.append(LinearConstraint(coefficients.reshape(1, -1), ub=result.fun + slack))
+    # A tie that the solver fails to break leaves an optimum all the same; failing on the cost does not.
+    if chosen is None:
+        raise RuntimeError(f"HiGHS found no optimal selection: {result.message}")
+    found = int(zeros[np.arange(blocks), chosen].sum())
+    if found < needed:
+        raise RuntimeError(f"HiGHS answered with a selection that drops {found} weights where {needed} are needed")
     return chosen

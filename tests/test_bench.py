@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -18,48 +20,45 @@ SEED = 20
 SMALL = {"rows": 4, "columns": 4}
 ODD_PATTERNS = ["1:1", "2:3", "4:5", "2:4", "4:8", "4:11", "1:4"]
 
-INSTANCES = {name: MacroConfig.from_mapping(SMALL, base=base) for name, base in PRESETS.items()} | {
-    f"bits-{bits}-lanes-{lanes}": MacroConfig.from_mapping(
-        SMALL | {"bits_per_cycle": bits, "lanes": lanes, "patterns": ODD_PATTERNS}
-    )
-    for bits, lanes in ((1, 8), (2, 3), (4, 2), (8, 1))
+VARIANTS: dict[str, dict[str, Any]] = {
+    "requantizer": SMALL
+    | {"requantizer": True, "banks": 3, "bits_per_cycle": 2, "activation_bits": 6, "weight_bits": 5},
+    "odd-ports": {  # that neither windows, rows nor outputs divide; several weight beats to a sub-macro's row
+        "rows": 5,
+        "columns": 6,
+        "activation_port": 7,
+        "result_port": 5,
+        "weight_port": 2,
+        "banks": 1,
+        "patterns": ODD_PATTERNS,
+    },
+    "one-cell": {
+        "sub_macros": 1,
+        "rows": 1,
+        "columns": 1,
+        "patterns": ["1:1", "1:4"],
+        "activation_port": 1,
+        "result_port": 1,
+        "accumulator_depth": 1,
+    },
+    "eight-sub-macros": {  # weights come for two of them at once
+        "sub_macros": 8,
+        "rows": 2,
+        "columns": 3,
+        "weight_port": 6,
+        "result_port": 7,
+        "patterns": ["1:1", "8:9", "4:8", "2:7"],
+    },
 }
-INSTANCES |= {
-    name: MacroConfig.from_mapping(values)
-    for name, values in {
-        "requantizer": SMALL
-        | {"requantizer": True, "banks": 3, "bits_per_cycle": 2, "activation_bits": 6, "weight_bits": 5},
-        # Ports that neither windows, rows nor outputs divide; several weight beats to a sub-macro's row.
-        "odd-ports": {
-            "rows": 5,
-            "columns": 6,
-            "activation_port": 7,
-            "result_port": 5,
-            "weight_port": 2,
-            "banks": 1,
-            "patterns": ODD_PATTERNS,
-        },
-        # The smallest there is.
-        "one-cell": {
-            "sub_macros": 1,
-            "rows": 1,
-            "columns": 1,
-            "patterns": ["1:1", "1:4"],
-            "activation_port": 1,
-            "result_port": 1,
-            "accumulator_depth": 1,
-        },
-        # Weights come for two sub-macros at once.
-        "eight-sub-macros": {
-            "sub_macros": 8,
-            "rows": 2,
-            "columns": 3,
-            "weight_port": 6,
-            "result_port": 7,
-            "patterns": ["1:1", "8:9", "4:8", "2:7"],
-        },
-    }.items()
-}
+for _bits, _lanes in ((1, 8), (2, 3), (4, 2), (8, 1)):
+    VARIANTS[f"bits-{_bits}-lanes-{_lanes}"] = SMALL | {
+        "bits_per_cycle": _bits,
+        "lanes": _lanes,
+        "patterns": ODD_PATTERNS,
+    }
+
+INSTANCES = {name: MacroConfig.from_mapping(SMALL, base=base) for name, base in PRESETS.items()}
+INSTANCES |= {name: MacroConfig.from_mapping(values) for name, values in VARIANTS.items()}
 
 
 def explain(verification):

@@ -84,6 +84,20 @@ def test_every_target_up_to_the_largest_sparsity_is_feasible(count):
     assert select(blocks, 0.75, MENU).sparsity == 0.75
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_many_large_blocks_of_unlike_shapes_are_no_numerical_trouble(seed):
+    rng = np.random.default_rng(seed)
+    blocks = [
+        BlockFacts(float(rng.random()), float(rng.random()), ((int(rows), int(columns)),))
+        for rows, columns in rng.integers(8, 30_000, (70, 2))
+    ]
+    for target in (0.3, 0.55, 0.6, 0.7):
+        found = select(blocks, target, MENU)
+        # Where the target decides, so many unlike blocks meet it closely.
+        assert target <= found.sparsity
+        assert target == 0.3 or found.sparsity < target + 0.02
+
+
 def test_the_target_counts_weights_not_blocks():
     blocks = [BlockFacts(0.0, 0.0, ((100, 80),)), BlockFacts(1.0, 0.0, ((10, 80),))]
     # Dropping the whole small block reaches 1/11 of the weights, where a mean over blocks would be content.

@@ -1,6 +1,7 @@
 """Wrong RTL is caught: each of these deliberately broken macros must make the bench fail, and the sound one must pass.
 
-Most mutants change what drives one input of one block, where the blocks are placed; the others change a piece of control.
+Most mutants change what drives one input of one block, where the blocks are placed; the others change a piece of
+control.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from sim.bench.runner import Outcome, run_tests
 from sim.bench.simulators import build
 from sim.bench.verify import TEST_MODULE
 
-# Two lanes for five offsets make three phases, two bits a cycle four slices, and a narrow port two beats a window: every
-# counter counts, and a cycle lost while a vector is filled shows.
+# Two lanes for five offsets make three phases, two bits a cycle four slices, and a narrow port two beats a window:
+# every counter counts, and a cycle lost while a vector is filled shows.
 CONFIG = MacroConfig.from_mapping(
     {
         "rows": 4,

@@ -13,6 +13,7 @@ from random import Random
 from numpy.random import Generator
 
 from flexcim.commands import Run
+from flexcim.config import MacroConfig
 from flexcim.cycles import result_entries, vector_cycles
 from sim.bench.illegal import illegal_stimuli
 from sim.bench.job import bench_test
@@ -118,12 +119,16 @@ async def resident_weights(bench: MacroBench, rng: Generator) -> None:
 @bench_test
 async def changing_banks(bench: MacroBench, rng: Generator) -> None:
     """Short runs on resident tiles in turn, which no load can hide: no bubble where pattern, groups and bank change."""
-    config = bench.config
+    for _ in range(6):
+        await bench.play(_short_runs(bench.config, rng, turns=4))
+
+
+def _short_runs(config: MacroConfig, rng: Generator, turns: int) -> Stimulus:
+    """A tile in each bank, and runs of one or two vectors on them in turn."""
     stimulus = Stimulus(config)
     modes = [config.modes[index] for index in rng.integers(len(config.modes), size=config.banks)]
     for bank, (pattern, _) in enumerate(modes):
         stimulus.add_load(bank, random_image(config, rng, pattern, config.rows))
-    turns = 6
     for turn in range(turns):
         for bank, (pattern, groups) in enumerate(modes):
             vectors = int(rng.integers(1, 3))
@@ -136,7 +141,7 @@ async def changing_banks(bench: MacroBench, rng: Generator) -> None:
                 release=turn == turns - 1,
             )
             stimulus.add_run(command, random_beats(config, rng, pattern, groups, config.rows, vectors))
-    await bench.play(stimulus)
+    return stimulus
 
 
 @bench_test

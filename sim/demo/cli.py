@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Column, Table
@@ -24,7 +25,7 @@ __all__ = ["demo"]
 _MODELS = Path(__file__).resolve().parents[2] / "models"
 """The repository's models; an installed package has none."""
 
-_PIPED_WIDTH = 140
+_PIPED_WIDTH = 120
 """Width of the tables where nobody says how wide a line may be."""
 
 
@@ -99,14 +100,13 @@ def _steps() -> Iterator[_Steps]:
 
 def _show(report: Report) -> None:
     """Print the report's tables."""
-    from sim.demo.tables import layer_table, model_table, rtl_table
+    from sim.demo.tables import layer_table, model_table, rtl_tables
 
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _PIPED_WIDTH
-    for model in report.models:
-        console.print(_rich(layer_table(report, model)))
-    for table in (model_table(report), rtl_table(report)):
+    layers = [layer_table(report, model) for model in report.models]
+    for table in (*layers, *rtl_tables(report), model_table(report)):
         console.print(_rich(table))
 
 
@@ -115,7 +115,7 @@ def _rich(table: TextTable) -> Table:
         Column(name, justify="left" if index < table.words else "right", overflow="fold", no_wrap=index >= table.words)
         for index, name in enumerate(table.header)
     ]
-    shown = Table(*columns, title=table.title, title_justify="left")
+    shown = Table(*columns, title=table.title, title_justify="left", box=SIMPLE)
     for row in table.rows:
         shown.add_row(*row)
     return shown

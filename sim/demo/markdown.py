@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.demo.report import Report
-from sim.demo.tables import layer_table, model_table, rtl_table
+from sim.demo.tables import TextTable, layer_table, model_table, rtl_tables
 
 __all__ = ["CYCLES_PLOT", "DENSITY_PLOT", "markdown"]
 
@@ -30,6 +30,11 @@ instance, which runs the same pruned weights as 1:1. The speed-up is at equal ce
 pattern gives where it fills its tiles as well as the dense layer does.
 """
 
+_LAYERS = """\
+A layer is named by its block's number and its own name; `report.json` has the whole paths and why each pattern was
+chosen. Cycles are those of the cycle model.
+"""
+
 _FILES = """\
 | file | what |
 |---|---|
@@ -42,7 +47,7 @@ _FILES = """\
 
 def markdown(report: Report) -> str:
     """The report as Markdown, with links to the figures beside it."""
-    layers = "\n".join(f"### {model.name}\n\n{layer_table(report, model).to_markdown()}" for model in report.models)
+    layers = [layer_table(report, model) for model in report.models]
     parts = [
         "# FlexCiM: pruned models on generated hardware",
         _verdict(report),
@@ -50,17 +55,22 @@ def markdown(report: Report) -> str:
         model_table(report).to_markdown(),
         _MODELS.format(vectors=report.vectors, cells=report.cells),
         "## RTL against the golden model",
-        rtl_table(report).to_markdown(),
         _RTL,
+        *map(_titled, rtl_tables(report)),
         "## Layers",
         f"![Density of each layer]({DENSITY_PLOT})",
         f"![Cycles of each layer]({CYCLES_PLOT})",
-        layers,
+        _LAYERS,
+        *map(_titled, layers),
         "## Files",
         _FILES,
         f"Seed {report.seed}; {report.seconds:.0f} seconds.",
     ]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _titled(table: TextTable) -> str:
+    return f"**{table.title}**\n\n{table.to_markdown()}"
 
 
 def _verdict(report: Report) -> str:

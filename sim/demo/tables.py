@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 
-from sim.demo.report import ModelReport, Report, short_name
+from sim.demo.report import ModelReport, Report, RtlReport, short_name
 
-__all__ = ["TextTable", "layer_table", "model_table", "rtl_table"]
+__all__ = ["TextTable", "layer_table", "model_table", "rtl_tables"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def layer_table(report: Report, model: ModelReport) -> TextTable:
     """The plan of a model, layer by layer."""
     rows = tuple(
         (
-            layer.name,
+            short_name(layer.name),
             f"{layer.outputs}x{layer.inputs}",
             layer.pattern,
             str(layer.groups),
@@ -85,28 +86,29 @@ def layer_table(report: Report, model: ModelReport) -> TextTable:
     return TextTable(f"{model.name}: {len(rows)} layers on {report.cells} cells", header, rows)
 
 
-def rtl_table(report: Report) -> TextTable:
-    """What the simulated Verilog did."""
-    rows = tuple(
-        (
-            entry.model,
-            short_name(entry.layer),
-            f"{entry.preset} {entry.cells}",
-            entry.simulator,
-            entry.pattern,
-            str(entry.vectors),
-            str(entry.sparse.outputs_compared + entry.dense.outputs_compared),
-            str(entry.sparse.mismatches + entry.dense.mismatches),
-            str(entry.sparse.cycles_rtl),
-            str(entry.sparse.cycles_model),
-            str(entry.dense.cycles_rtl),
-            f"{entry.speedup:.2f}",
-            f"{entry.limit:.2f}",
-        )
-        for entry in report.rtl
+def rtl_tables(report: Report) -> list[TextTable]:
+    """What the simulated Verilog did, a table for each macro."""
+
+    def title(entry: RtlReport) -> str:
+        return f"RTL of {entry.preset} {entry.cells} in {entry.simulator}, {entry.vectors} vectors"
+
+    header = ("model", "layer", "n:m", "outputs", "wrong", "cycles", "predicted", "dense", "speed-up", "m/n")
+    return [
+        TextTable(name, header, tuple(map(_rtl_row, entries)), words=2)
+        for name, entries in groupby(report.rtl, key=title)
+    ]
+
+
+def _rtl_row(entry: RtlReport) -> tuple[str, ...]:
+    return (
+        entry.model,
+        short_name(entry.layer),
+        entry.pattern,
+        str(entry.sparse.outputs_compared + entry.dense.outputs_compared),
+        str(entry.sparse.mismatches + entry.dense.mismatches),
+        str(entry.sparse.cycles_rtl),
+        str(entry.sparse.cycles_model),
+        str(entry.dense.cycles_rtl),
+        f"{entry.speedup:.2f}",
+        f"{entry.limit:.2f}",
     )
-    header = (
-        *("model", "layer", "macro", "simulator", "n:m", "vectors", "outputs", "wrong"),
-        *("cycles", "predicted", "dense", "speed-up", "m/n"),
-    )
-    return TextTable("RTL against the golden model, and against the dense RTL", header, rows, words=4)
