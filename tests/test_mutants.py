@@ -17,6 +17,7 @@ import hw.sequencer
 from flexcim.config import MacroConfig
 from flexcim.cycles import result_entries
 from hw.sequencer import Sequencer
+from hw.shared_modules import place
 from hw.verilog import generate
 from sim.bench.runner import Outcome, run_tests
 from sim.bench.simulators import build
@@ -60,12 +61,9 @@ class Rewired:
 
     def apply(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Break whatever is generated until the patch is undone."""
-        place, hits = hw.macro.place, []
-
         def rewire(m, platform, name, module_name, make, inputs):
             if module_name == self.block:
                 inputs = inputs | {self.port: self.wrong(inputs[self.port])}
-                hits.append(name)
             return place(m, platform, name, module_name, make, inputs)
 
         monkeypatch.setattr(hw.macro, "place", rewire)
