@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,12 @@ INSTANCES = {name: MacroConfig.from_mapping(SMALL, base=base) for name, base in 
 INSTANCES |= {name: MacroConfig.from_mapping(values) for name, values in VARIANTS.items()}
 
 
+@functools.cache
+def design(name):
+    """The Verilog of an instance, for both simulators."""
+    return generate(INSTANCES[name])
+
+
 def explain(verification):
     return [f"{outcome.name}: {outcome.message}" for outcome in verification.failed] + [f"see {verification.folder}"]
 
@@ -68,7 +75,7 @@ def explain(verification):
 @pytest.mark.parametrize("simulator", SIMULATORS)
 @pytest.mark.parametrize("name", INSTANCES)
 def test_a_small_instance_keeps_the_contract(name, simulator, tmp_path):
-    verification = verify_macro(name, INSTANCES[name], simulator, tmp_path, seed=SEED)
+    verification = verify_macro(name, INSTANCES[name], simulator, tmp_path, seed=SEED, verilog=design(name))
     assert not verification.failed, explain(verification)
     assert all(outcome.results for outcome in verification.outcomes), "each test compares something"
 
@@ -103,8 +110,8 @@ def test_a_layer_runs_tile_by_tile(simulator, tmp_path):
 def test_a_wrong_design_fails_with_waves(simulator, tmp_path):
     """The models say 2:4 where the design has 4:8."""
     config = MacroConfig.from_mapping(SMALL | {"patterns": ["2:4"]})
-    design = generate(MacroConfig.from_mapping(SMALL | {"patterns": ["4:8"]}))
-    verification = verify_macro("wrong", config, simulator, tmp_path, seed=SEED, verilog=design)
+    verilog = generate(MacroConfig.from_mapping(SMALL | {"patterns": ["4:8"]}))
+    verification = verify_macro("wrong", config, simulator, tmp_path, seed=SEED, verilog=verilog)
     assert len(verification.failed) > 5
     assert verification.waves is not None
     assert verification.waves.stat().st_size > 1000

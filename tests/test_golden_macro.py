@@ -88,9 +88,9 @@ def test_offsets_that_no_encoder_writes_are_carried_out(rng):
         shape = (1, -1, 4, 3)
         cells = [np.moveaxis(slots.reshape(3, -1), 0, 1).reshape(shape) for slots in (values, offsets)]
         missing = 4 - cells[0].shape[1]
-        packed = [np.pad(part, ((0, 0), (0, missing), (0, 0), (0, 0))) for part in cells]
+        image, offset_image = (np.pad(part, ((0, 0), (0, missing), (0, 0), (0, 0))) for part in cells)
         activations = random_activations(rng, 5, 4 * pattern.m)
-        assert (layer_outputs(tiling, *packed, activations) == exact(weights, activations)).all()
+        assert (layer_outputs(tiling, image, offset_image, activations) == exact(weights, activations)).all()
 
 
 def test_an_offset_past_the_pattern_contributes_nothing(rng):

@@ -61,6 +61,7 @@ class Rewired:
 
     def apply(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Break whatever is generated until the patch is undone."""
+
         def rewire(m, platform, name, module_name, make, inputs):
             if module_name == self.block:
                 inputs = inputs | {self.port: self.wrong(inputs[self.port])}

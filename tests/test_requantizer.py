@@ -185,3 +185,9 @@ def test_pauses_lose_and_repeat_nothing(config, offered, taken):
     simulate(requantizer, bench)
     unpacked = [(unpack(elements, SUM_BITS, config.result_port), last) for elements, last in got]
     assert unpacked == [(beat.expected, beat.last) for beat in beats]
+
+
+def test_two_beats_are_taken_while_none_may_leave():
+    stimulus = [{"valid": 1, "out_ready": 0}, *[{}] * 5, {"out_ready": 1}, {}]
+    ready = [value for (value,) in trace(Requantizer(CONFIG), stimulus, ["ready"])]
+    assert ready == [1, 1, 0, 0, 0, 0, 1, 1]
