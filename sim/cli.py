@@ -48,9 +48,7 @@ def verify(
     ] = None,
     preset_name: Annotated[
         list[str] | None,
-        typer.Option(
-            "--preset", help=f"One of {', '.join(PRESETS)}. May be given several times. Default: flexcim."
-        ),
+        typer.Option("--preset", help=f"One of {', '.join(PRESETS)}. May be given several times. Default: flexcim."),
     ] = None,
     simulator: Annotated[
         Simulator, typer.Option(help="Icarus finds unknown values, but is slow on more than some hundred cells.")
