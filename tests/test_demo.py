@@ -206,6 +206,7 @@ def command(monkeypatch, capsys, tmp_path):
             return report
 
         monkeypatch.setattr(demo, "run_demo", stand_in)
+        monkeypatch.setenv("COLUMNS", "160")  # a narrow terminal would cut the tables
         code = main(["demo", "--output", str(tmp_path / "out"), *arguments])
         return (code, *capsys.readouterr(), seen[0])
 
