@@ -34,8 +34,8 @@ LINT_WAIVERS = {
 """What `verilator --lint-only -Wall` says of any Verilog that Yosys writes, each with why it is no finding."""
 
 
-_WAKE = r"\\\$auto\$verilog_backend\S+"
-"""The register on which Yosys makes combinational processes wait at time zero."""
+_WAKE = r"\\\$wake "
+"""The register on which Yosys makes combinational processes wait at time zero, as it is named here."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def generate(config: MacroConfig, name: str = "flexcim_macro", *, init: bool = T
     shared = SharedModules(name)
     macro = Macro(config)
     shared.add(macro, name)
-    text = _keep_module(_without_empty_wires(shared.verilog()), f"{name}_column")
+    text = _keep_module(_tidy(shared.verilog()), f"{name}_column")
     text = _without_initial_values(text, registers=not init)
     interface = _interface(config, name, macro.latency)
     return GeneratedVerilog(text=_header(interface) + text, top=name, interface=interface)
@@ -157,9 +157,13 @@ def _keep_module(text: str, name: str) -> str:
     return re.sub(rf"^(module {name}\(.*?\);\n)", r"\1  /* verilator no_inline_module */\n", text, flags=re.MULTILINE)
 
 
-def _without_empty_wires(text: str) -> str:
-    """Leave out wires of no width: Verilog has none, Yosys writes two bits for them, and nothing reads them."""
-    return re.sub(r"^  wire \[-1:0\] \S+ ?;\n", "", text, flags=re.MULTILINE)
+def _tidy(text: str) -> str:
+    """Shorten what Yosys writes, and leave out what means nothing."""
+    # A port is declared as a wire once more.
+    text = re.sub(r"^(  (?:input|output) (.*;)\n)  wire \2\n", r"\1", text, flags=re.MULTILINE)
+    # Verilog has no wires without width; Yosys writes two bits for them, and nothing reads them.
+    text = re.sub(r"^  wire \[-1:0\] \S+ ?;\n", "", text, flags=re.MULTILINE)
+    return re.sub(r"\\\$auto\$verilog_backend\S+ ", r"\\$wake ", text)
 
 
 def _without_initial_values(text: str, *, registers: bool) -> str:
@@ -171,9 +175,9 @@ def _without_initial_values(text: str, *, registers: bool) -> str:
     """
     text = re.sub(r"^  initial begin\n(?:    \S+\[\d+\] = .*;\n)+  end\n", "", text, flags=re.MULTILINE)
     if not registers:
-        return re.sub(rf"^  reg ({_WAKE} ) = 0;$", r"  reg \1;\n  initial \1 = 0;", text, flags=re.MULTILINE)
-    text = re.sub(rf"^  reg {_WAKE}  = 0;\n", "", text, flags=re.MULTILINE)
-    text = re.sub(rf"^    if \({_WAKE} \) begin end\n", "", text, flags=re.MULTILINE)
+        return re.sub(rf"^  reg ({_WAKE}) = 0;$", r"  reg \1;\n  initial \1 = 0;", text, flags=re.MULTILINE)
+    text = re.sub(rf"^  reg {_WAKE} = 0;\n", "", text, flags=re.MULTILINE)
+    text = re.sub(rf"^    if \({_WAKE}\) begin end\n", "", text, flags=re.MULTILINE)
     return re.sub(r"^(  reg (?:signed )?(?:\[[^\]]+\] )?\S+ ?) = [^;]+;$", r"\1;", text, flags=re.MULTILINE)
 
 

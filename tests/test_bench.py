@@ -97,7 +97,8 @@ def test_a_layer_runs_tile_by_tile(simulator, tmp_path):
     assert tiling.output_tiles > 1
     weights = random_weights(rng, 10, 75, pattern)
     activations = rng.integers(-128, 128, (40, 75)).astype(np.int8)
-    run = run_layer(generate(config), tiling, *pack_layer(tiling, weights), activations, tmp_path, simulator=simulator)
+    packed = pack_layer(tiling, weights)
+    run = run_layer(design("flexcim"), tiling, *packed, activations, tmp_path, simulator=simulator)
     assert (run.outputs == activations.astype(np.int32) @ weights.T.astype(np.int32)).all()
     assert (run.compared, run.mismatches) == (400, 0)
     assert run.cycles == run.predicted

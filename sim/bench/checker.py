@@ -77,7 +77,7 @@ class Expectation:
 
 
 def expect(stimulus: Stimulus) -> Expectation:
-    """Ask the golden model what a stimulus gives; it holds one error at most."""
+    """Ask the golden model what a stimulus gives. It holds one error at most, or one each of a load and a run."""
     config, error = stimulus.config, ErrorKind.NONE
     macro = GoldenMacro(config)
     waiting: dict[int, deque[int]] = {bank: deque() for bank in range(config.banks)}

@@ -12,7 +12,7 @@ from flexcim.config import MacroConfig
 from sim.bench.random_stimulus import random_constants, random_mode
 from sim.bench.stimulus import Stimulus, with_fields
 
-__all__ = ["illegal_stimuli"]
+__all__ = ["errors_at_once", "illegal_stimuli"]
 
 
 def illegal_stimuli(config: MacroConfig, rng: Generator) -> Iterator[Stimulus]:
@@ -26,6 +26,16 @@ def illegal_stimuli(config: MacroConfig, rng: Generator) -> Iterator[Stimulus]:
     ):
         _add_mode(stimulus, rng)
         yield stimulus
+
+
+def errors_at_once(config: MacroConfig, rng: Generator) -> Stimulus:
+    """The first load and the first run are both illegal; if nothing stalls, they are refused in one cycle."""
+    stimulus = Stimulus(config)
+    _add_mode(stimulus, rng)
+    load, run = stimulus.loads[0], stimulus.runs[0]
+    stimulus.loads[0] = replace(load, payload=with_fields(load.payload, LOAD_FIELDS, rows=0))
+    stimulus.runs[0] = replace(run, payload=with_fields(run.payload, RUN_FIELDS, bank=config.banks))
+    return stimulus
 
 
 def _add_mode(stimulus: Stimulus, rng: Generator) -> None:

@@ -15,7 +15,7 @@ from numpy.random import Generator
 from flexcim.commands import Run
 from flexcim.config import MacroConfig
 from flexcim.cycles import result_entries, vector_cycles
-from sim.bench.illegal import illegal_stimuli
+from sim.bench.illegal import errors_at_once, illegal_stimuli
 from sim.bench.job import bench_test
 from sim.bench.macro_bench import MacroBench
 from sim.bench.random_stimulus import random_beats, random_image, random_mode, random_program
@@ -175,4 +175,6 @@ async def refusals(bench: MacroBench, rng: Generator) -> None:
         for stalls in ({}, random_stalls(rng)):
             await bench.play(stimulus, stalls)
             await bench.reset()
+    await bench.play(errors_at_once(bench.config, rng))
+    await bench.reset()
     await bench.play(random_program(bench.config, rng, layers=2, max_vectors=4))

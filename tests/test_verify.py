@@ -1,0 +1,117 @@
+"""``flexcim verify``: what it takes, what it writes, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from flexcim.cli import main
+from flexcim.config import PRESETS, MacroConfig
+from sim.bench.runner import Outcome
+from sim.bench.verify import Verification
+from sim.cli import _configurations
+
+TINY = {
+    "sub_macros": 1,
+    "rows": 2,
+    "columns": 1,
+    "patterns": ["1:1", "1:2"],
+    "activation_port": 2,
+    "result_port": 1,
+    "accumulator_depth": 2,
+}
+
+
+@pytest.fixture
+def tiny(tmp_path) -> Path:
+    """A configuration file."""
+    path = tmp_path / "tiny.toml"
+    MacroConfig.from_mapping(TINY).to_toml(path)
+    return path
+
+
+def test_a_configuration_is_verified(tiny, tmp_path, capsys):
+    output = tmp_path / "out"
+    arguments = ["--config", str(tiny), "--simulator", "icarus", "--seed", "5", "--no-init", "-o", str(output)]
+    assert main(["verify", *arguments]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("seed 5\n")
+    assert re.search(r"(\d\d) of \1", out)
+    assert "done: tiny, icarus" in err
+    (entry,) = json.loads((output / "results.json").read_text())["verifications"]
+    assert (entry["configuration"], entry["simulator"], entry["initial_values"]) == ("tiny", "icarus", False)
+    assert Path(entry["log"]).is_file()
+    assert (output / "results.xml").is_file()
+
+
+@pytest.fixture
+def stubborn(monkeypatch, tmp_path):
+    """Whatever is to be verified fails."""
+
+    class Pool:
+        def run(self, jobs):
+            return [
+                Verification(
+                    label=label,
+                    config=config,
+                    init=True,
+                    simulator=simulator,
+                    seed=1,
+                    outcomes=(Outcome("programs", False, 0.1, 0, 0, "cycle 3: output 1 is 2, but must be 3"),),
+                    build_seconds=0.0,
+                    folder=folder,
+                    waves=folder / "dump.vcd",
+                )
+                for _, _, (label, config, simulator, folder) in jobs
+            ]
+
+    @contextmanager
+    def workers(count, done):
+        yield Pool()
+
+    monkeypatch.setattr("sim.demo.workers.workers", workers)
+
+
+@pytest.mark.usefixtures("stubborn")
+def test_a_failure_is_told_and_gives_exit_code_1(tmp_path, capsys):
+    assert main(["verify", "--preset", "board", "--simulator", "both", "-o", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert "0 of 1" in out
+    assert f"waves: {tmp_path / 'board-icarus' / 'dump.vcd'}" in out
+    for simulator in ("verilator", "icarus"):
+        assert f"flexcim: board, {simulator}, programs: cycle 3: output 1 is 2, but must be 3\n" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "bord"], "unknown preset 'bord'; known are flexcim"),
+        (["--config", "nowhere.toml"], "nowhere.toml: cannot be read (No such file or directory)"),
+    ],
+)
+def test_bad_input_gives_exit_code_2(arguments, message, capsys):
+    assert main(["verify", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_simulator_gives_exit_code_2(monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert main(["verify", "--simulator", "icarus"]) == 2
+    assert "icarus needs the program 'iverilog'" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("stubborn")
+def test_a_folder_that_cannot_be_written_gives_exit_code_2(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["verify", "-o", str(tmp_path / "file" / "out")]) == 2
+    assert "cannot be written (Not a directory)" in capsys.readouterr().err
+
+
+def test_configurations_have_names_that_differ(tiny):
+    chosen = _configurations([tiny, tiny], ["dense"])
+    assert list(chosen) == ["dense", "tiny", "tiny-2"]
+    assert _configurations([], []) == {"flexcim": PRESETS["flexcim"]}
