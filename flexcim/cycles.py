@@ -53,11 +53,6 @@ class ProgramCycles:
     cycles: int
     issue_cycles: int
 
-    @property
-    def utilisation(self) -> float:
-        """Share of the cycles in which the array works."""
-        return self.issue_cycles / self.cycles
-
 
 def requantizer_cycles(config: MacroConfig) -> int:
     """Latency that the requantizer adds to every result, in cycles."""
