@@ -17,7 +17,7 @@ from hw.ports import LOAD_LAYOUT, RUN_LAYOUT, activation_layout, constant_layout
 from hw.requantizer import Requantizer
 from hw.result_buffer import ResultBuffer
 from hw.sequencer import Sequencer
-from hw.shared_modules import place
+from hw.shared_modules import place, place_array
 from hw.signals import delay, named
 from hw.sub_macro import SubMacro, column_sum_bits
 from hw.weight_loader import WeightLoader
@@ -170,21 +170,15 @@ class Macro(wiring.Component):
         config = self.config
         groups = named(m, "issue_groups", self._sequencer.vector.groups)
         self._groups = delay(m, groups, Distribution.latency + SubMacro.latency)
-        merged = []
-        for column in range(config.columns):
-            tree = place(
-                m,
-                platform,
-                f"merging_{column}",
-                "merging_column",
-                lambda: MergingColumn(config),
-                {
-                    "sums": Cat(sub_macro.word_select(column, column_sum_bits(config)) for sub_macro in sums),
-                    "groups": self._groups,
-                },
-            )
-            merged.append(tree["merged"])
-        return Cat(merged)
+        width = column_sum_bits(config)
+        inputs = {
+            "sums": Cat(sums_.word_select(column, width) for column in range(config.columns) for sums_ in sums),
+            "groups": self._groups,
+        }
+        trees = place_array(
+            m, platform, "merging", "merging_column", lambda: MergingColumn(config), config.columns, inputs
+        )
+        return trees["merged"]
 
     def _build_accumulator(self, m: Module, platform: object, merged: Value) -> Value:
         sequencer, vector = self._sequencer, self._sequencer.vector

@@ -10,17 +10,29 @@ import gc
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 
 from amaranth.back import rtlil
 from amaranth.back.verilog import YosysError
-from amaranth.hdl import ClockSignal, Instance, Module, ResetSignal, Shape, Signal, Value, ValueLike, unsigned
+from amaranth.hdl import (
+    Cat,
+    ClockSignal,
+    Instance,
+    Module,
+    ResetSignal,
+    Shape,
+    ShapeLike,
+    Signal,
+    Value,
+    ValueLike,
+    unsigned,
+)
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 from amaranth.utils import ceil_log2
 
-__all__ = ["SharedModules", "index_shape", "place"]
+__all__ = ["SharedModules", "index_shape", "place", "place_array"]
 
 _ATTRIBUTES = ("generator", "top", "src", "amaranth.hierarchy", "amaranth.decoding")
 """What Amaranth and Yosys note in modules and signals, of no use to a reader of the Verilog."""
@@ -99,18 +111,75 @@ class SharedModules:
         full_name = f"{self.prefix}_{module_name}"
         if full_name not in self._texts:
             self.add(make(), full_name)
-        members = self._signatures[full_name].members
-        outputs = {
-            port: Signal(member.shape, name=f"{name}_{port}")
-            for port, member in members.items()
-            if member.flow is not In
-        }
+        outputs = {port: member.shape for port, member in _outputs(self._signatures[full_name])}
+        return self._instantiate(m, name, full_name, inputs, outputs)
+
+    def place_array(
+        self,
+        m: Module,
+        name: str,
+        module_name: str,
+        make: Callable[[], wiring.Component],
+        count: int,
+        inputs: Mapping[str, ValueLike],
+    ) -> dict[str, Value]:
+        """Place an instance of a module that holds ``count`` instances of the module."""
+        full_name = f"{self.prefix}_{module_name}"
+        array_name = f"{full_name}_array"
+        if full_name not in self._texts:
+            self.add(make(), full_name)
+        signature = self._signatures[full_name]
+        widths = {port: Shape.cast(member.shape).width for port, member in signature.members.items()}
+        if array_name not in self._texts:
+            shared = {port for port in inputs if not _is_spread(inputs[port], widths[port], count)}
+            self._clocking[array_name] = self._clocking[full_name]
+            self._texts[array_name] = self._array_text(array_name, full_name, name, count, widths, shared)
+        outputs = {port: unsigned(count * widths[port]) for port, _ in _outputs(signature)}
+        return self._instantiate(m, name, array_name, inputs, outputs)
+
+    def _array_text(
+        self, array_name: str, full_name: str, name: str, count: int, widths: Mapping[str, int], shared: Set[str]
+    ) -> str:
+        """RTLIL of an array. Amaranth would take the wires apart bit by bit and put them together again."""
+        outputs = [port for port, _ in _outputs(self._signatures[full_name])]
+        shared = shared | self._clocking[full_name]
+        widths = dict(widths) | dict.fromkeys(sorted(self._clocking[full_name]), 1)
+        lines = [f"module \\{array_name}"]
+        for index, (port, width) in enumerate(widths.items()):
+            direction = "output" if port in outputs else "input"
+            lines.append(f"  wire width {width if port in shared else count * width} {direction} {index} \\{port}")
+        for index in range(count):
+            cell = [f"  cell \\{full_name} \\{name}_{index}"]
+            for port, width in widths.items():
+                source = f"\\{port}"
+                if port in outputs:
+                    source = f"\\{name}_{index}_{port}"
+                    lines.append(f"  wire width {width} {source}")
+                elif port not in shared:
+                    source += f" [{(index + 1) * width - 1}:{index * width}]"
+                cell.append(f"    connect \\{port} {source}")
+            lines += [*cell, "  end"]
+        for port in outputs:
+            parts = " ".join(f"\\{name}_{index}_{port}" for index in reversed(range(count)))
+            lines.append(f"  connect \\{port} {{ {parts} }}")
+        return "\n".join([*lines, "end", ""])
+
+    def _instantiate(
+        self,
+        m: Module,
+        name: str,
+        full_name: str,
+        inputs: Mapping[str, ValueLike],
+        outputs: Mapping[str, ShapeLike],
+    ) -> dict[str, Value]:
+        """An instance of a module, each output as a signal."""
+        signals = {port: Signal(shape, name=f"{name}_{port}") for port, shape in outputs.items()}
         clocking = {"clk": ClockSignal(), "rst": ResetSignal()}
         ports: dict[str, ValueLike] = {f"i_{port}": clocking[port] for port in sorted(self._clocking[full_name])}
         ports |= {f"i_{port}": value for port, value in inputs.items()}
-        ports |= {f"o_{port}": value for port, value in outputs.items()}
+        ports |= {f"o_{port}": signal for port, signal in signals.items()}
         m.submodules[name] = Instance(full_name, **ports)
-        return dict(outputs)
+        return dict(signals)
 
 
 @contextmanager
@@ -161,6 +230,63 @@ def place(
     component = make()
     m.submodules[name] = component
     m.d.comb += [getattr(component, port).eq(value) for port, value in inputs.items()]
-    return {
-        port: getattr(component, port) for port, member in component.signature.members.items() if member.flow is not In
-    }
+    return {port: getattr(component, port) for port, _ in _outputs(component.signature)}
+
+
+def place_array(
+    m: Module,
+    platform: object,
+    name: str,
+    module_name: str,
+    make: Callable[[], wiring.Component],
+    count: int,
+    inputs: Mapping[str, ValueLike],
+) -> dict[str, Value]:
+    """Place equal components side by side.
+
+    Parameters
+    ----------
+    m, platform, name, module_name, make
+        As in `place`; the components are submodules called ``<name>_<index>``.
+    count : int
+        How many.
+    inputs : mapping of port name to value
+        What drives each input: a value of the port's width drives it in all components, one that is ``count`` times as
+        wide is spread over them, component 0 lowest.
+
+    Returns
+    -------
+    dict
+        By port name the outputs of all components side by side, component 0 lowest.
+
+    Raises
+    ------
+    ValueError
+        If a value has another width.
+    """
+    if isinstance(platform, SharedModules):
+        return platform.place_array(m, name, module_name, make, count, inputs)
+    outputs: dict[str, list[Value]] = {}
+    for index in range(count):
+        component = make()
+        m.submodules[f"{name}_{index}"] = component
+        for port, value in inputs.items():
+            target = Value.cast(getattr(component, port))
+            spread = _is_spread(value, len(target), count)
+            m.d.comb += target.eq(Value.cast(value).word_select(index, len(target)) if spread else value)
+        for port, _ in _outputs(component.signature):
+            outputs.setdefault(port, []).append(getattr(component, port))
+    return {port: Cat(values) for port, values in outputs.items()}
+
+
+def _is_spread(value: ValueLike, width: int, count: int) -> bool:
+    """Whether a value has a part for each of an array's components, not one for all of them."""
+    given = len(Value.cast(value))
+    if given not in (width, count * width):
+        raise ValueError(f"an input of {width} bits in each of {count} components cannot be driven by {given} bits")
+    return given != width
+
+
+def _outputs(signature: wiring.Signature) -> list[tuple[str, wiring.Member]]:
+    """The outputs of a component, by name."""
+    return [(port, member) for port, member in signature.members.items() if member.flow is not In]

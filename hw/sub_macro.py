@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from flexcim.config import MacroConfig
-from hw.shared_modules import index_shape, place
+from hw.shared_modules import index_shape, place_array
 
 __all__ = ["Column", "SubMacro", "adder_tree", "column_sum_bits"]
 
@@ -211,13 +211,11 @@ class SubMacro(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        config = self._config
         shared = ("lanes", "phase", "negative_msb", "bank", "write_row", "write_bank")
-        sums = []
-        for index in range(self._config.columns):
-            inputs: dict[str, Value] = {port: getattr(self, port) for port in shared}
-            inputs["write"] = self.write[index // self._run]
-            inputs["write_cell"] = self.write_cells.word_select(index % self._run, self._config.cell_bits)
-            column = place(m, platform, f"column_{index}", "column", lambda: Column(self._config), inputs)
-            sums.append(column["sum"])
-        m.d.comb += self.sums.eq(Cat(sums))
+        inputs: dict[str, Value] = {port: getattr(self, port) for port in shared}
+        inputs["write"] = Cat(enable.replicate(self._run) for enable in self.write)
+        inputs["write_cell"] = self.write_cells.replicate(config.columns // self._run)
+        columns = place_array(m, platform, "column", "column", lambda: Column(config), config.columns, inputs)
+        m.d.comb += self.sums.eq(columns["sum"])
         return m

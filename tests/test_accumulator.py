@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -62,6 +62,12 @@ def merged_port(config, partials):
     return pack(words, bits)
 
 
+def outputs(config, word):
+    """The totals by output j = h * C + c; the port has the groups of each column side by side."""
+    groups = max_groups(config)
+    return np.reshape(unpack(word, SUM_BITS, config.columns * groups), (config.columns, groups)).T.ravel().tolist()
+
+
 def random_partials(config, rng, groups, vectors, phases):
     """Partial sums that products of random weights and slices give, up to the largest that a tile can have."""
     cells = config.sub_macros * config.rows // groups
@@ -106,7 +112,7 @@ def test_totals_are_the_golden_ones_one_partial_sum_per_cycle(config):
     ]
     assert len(out) == len(expected)
     for word, total in zip(out, expected, strict=True):
-        assert unpack(word, SUM_BITS, len(total)) == total.tolist()
+        assert outputs(config, word)[: len(total)] == total.tolist()
 
 
 @for_each_config
@@ -123,33 +129,30 @@ def test_pauses_between_vectors_change_nothing(config):
     seen = trace(Accumulator(config), stimulus, ["totals"], extra=1)
     out = [word for (word,), cycle in zip(seen[1:], stimulus, strict=True) if cycle["done"] and cycle["last_k"]]
     total = sum(run.sums(config) for run in runs).reshape(vectors, -1)
-    assert [unpack(word, SUM_BITS, groups * config.columns) for word in out] == total.tolist()
+    assert [outputs(config, word) for word in out] == total.tolist()
 
 
 def test_a_columns_total_is_there_one_cycle_after_its_partial_sum():
-    config = replace(CONFIGS["three lanes, parallel"], columns=1, weight_port=1, result_port=1)
+    config = CONFIGS["three lanes, parallel"]
     rng = np.random.default_rng(9)
     groups, bits = max_groups(config), merged_sum_bits(config)
+    # One slice to a vector and no K tile before: each partial sum is a total.
     partials = rng.integers(-(1 << (config.sum_bits - 2)), 1 << (config.sum_bits - 2), size=(30, groups))
-    stored = rng.integers(-(1 << 30), 1 << 30, size=(30, groups))
-    # One slice to a vector: each partial sum is a total, and what is stored is added in the cycle after it.
-    stimulus = [
-        {"merged": pack(partial, bits), "clear": 1, "shift": 1, "stored": pack(before, SUM_BITS)}
-        for partial, before in zip([*partials, partials[0]], [stored[0], *stored], strict=True)
-    ]
+    shared = {"clear": 1, "shift": 1, "first_k": 1}
     column = AccumulatorColumn(config)
-    seen = [word for (word,) in trace(column, stimulus, ["totals"])]
-    assert latency(seen, [pack(total, SUM_BITS) for total in partials + stored]) == column.latency
+    stimulus = [{"merged": pack(partial, bits)} | shared for partial in partials]
+    seen = [word for (word,) in trace(column, stimulus, ["totals"], extra=2)]
+    assert latency(seen, [pack(total, SUM_BITS) for total in partials]) == column.latency == 1
 
 
 def test_the_memory_shows_in_the_cycle_of_the_read_what_is_written_with_it():
     config = MENUS["serial"]
     memory = SumMemory(config)
     assert memory.latency == 1
-    words = range(1, 9)
+    words = list(range(1, 9))
     stimulus = [
-        {"read_enable": 1, "read_slot": 4, "slot": 4, "write_enable": 1, "totals": pack([word] * config.columns, 32)}
+        {"read_enable": 1, "read_slot": 4, "slot": 4, "write_enable": 1, "totals": pack([word], SUM_BITS)}
         for word in words
     ]
     seen = trace(memory, stimulus, ["stored"], extra=1)
-    assert [unpack(word, 32, config.columns)[-1] for (word,) in seen][memory.latency :] == list(words)
+    assert [unpack(word, SUM_BITS, 1)[0] for (word,) in seen][memory.latency :] == words

@@ -17,7 +17,7 @@ import hw.sequencer
 from flexcim.config import MacroConfig
 from flexcim.cycles import result_entries
 from hw.sequencer import Sequencer
-from hw.shared_modules import place
+from hw.shared_modules import place, place_array
 from hw.verilog import generate
 from sim.bench.runner import Outcome, run_tests
 from sim.bench.simulators import build
@@ -62,16 +62,26 @@ class Rewired:
     def apply(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Break whatever is generated until the patch is undone."""
 
+        def rewired(module_name, inputs):
+            if module_name != self.block:
+                return inputs
+            return inputs | {self.port: self.wrong(inputs[self.port])}
+
         def rewire(m, platform, name, module_name, make, inputs):
-            if module_name == self.block:
-                inputs = inputs | {self.port: self.wrong(inputs[self.port])}
-            return place(m, platform, name, module_name, make, inputs)
+            return place(m, platform, name, module_name, make, rewired(module_name, inputs))
+
+        def rewire_array(m, platform, name, module_name, make, count, inputs):
+            return place_array(m, platform, name, module_name, make, count, rewired(module_name, inputs))
 
         monkeypatch.setattr(hw.macro, "place", rewire)
+        monkeypatch.setattr(hw.macro, "place_array", rewire_array)
 
 
 def swap_halves(value: Value) -> Value:
-    return value.rotate_left(len(value) // 2)
+    """Swap the halves of what each column gets."""
+    width = len(value) // CONFIG.columns
+    columns = (value.word_select(column, width) for column in range(CONFIG.columns))
+    return Cat(column.rotate_left(width // 2) for column in columns)
 
 
 REWIRED = {

@@ -10,7 +10,7 @@ import pytest
 from flexcim.config import SUM_BITS
 from flexcim.cycles import result_entries
 from hw.merging import max_groups
-from hw.result_buffer import ResultBuffer
+from hw.result_buffer import ResultBuffer, ResultLane
 from tests.simulation import CONFIGS, latency, pack, simulate, trace
 
 MENUS = {**CONFIGS, "a beat holds all": replace(CONFIGS["serial"], result_port=16)}
@@ -47,10 +47,11 @@ def random_entry(config, rng, buffer):
     return Entry(groups, tag, results, beats)
 
 
-def write_of(entry):
+def write_of(config, entry):
     return {
         "write": 1,
-        "results": pack(entry.results, SUM_BITS),
+        # The port has the groups of each column side by side.
+        "results": pack(np.reshape(entry.results, (-1, config.columns)).T, SUM_BITS),
         "tag": entry.tag,
         "groups": entry.groups.bit_length() - 1,
     }
@@ -63,11 +64,11 @@ def test_beats_follow_each_other_without_a_gap(config):
     buffer = ResultBuffer(config)
     entries = [random_entry(config, rng, buffer) for _ in range(result_entries(config))]
     beats = [beat for entry in entries for beat in entry.beats]
-    stimulus = [write_of(entry) | {"ready": 1} for entry in entries]
+    stimulus = [write_of(config, entry) | {"ready": 1} for entry in entries]
     outputs = ["valid", "elements", "beat", "last", "beat_tag", "freed"]
     seen = trace(buffer, [*stimulus, {"write": 0}], outputs, extra=len(beats) + 2)
     expected = [(1, *beat, beat[2]) for beat in beats]
-    assert latency(seen, expected) == buffer.latency == 1
+    assert latency(seen, expected) == buffer.latency == ResultLane.latency == 1
     assert sum(valid for valid, *_ in seen) == len(beats)
     assert sum(freed for *_, freed in seen) == len(entries)
 
@@ -90,7 +91,7 @@ def test_pauses_lose_and_repeat_nothing(config, taken):
             write = written < len(entries) and room and rng.random() < 0.7
             ctx.set(buffer.write, write)
             if write:
-                for name, value in write_of(entries[written]).items():
+                for name, value in write_of(config, entries[written]).items():
                     ctx.set(getattr(buffer, name), value)
             ready = int(rng.random() < taken)
             ctx.set(buffer.ready, ready)

@@ -12,8 +12,9 @@ from amaranth.back.verilog import YosysError
 from amaranth.hdl import Cat, Module, Signal, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.sim import Simulator
 
-from hw.shared_modules import SharedModules, index_shape, place
+from hw.shared_modules import SharedModules, index_shape, place, place_array
 from tests.simulation import trace
 
 
@@ -76,12 +77,19 @@ class Lane(wiring.Component):
 
 
 class Top(wiring.Component):
-    """Three lanes."""
+    """Three lanes on their own, and an array of accumulators, all with the same enable and each with its own term."""
 
     LANES = 3
 
     def __init__(self) -> None:
-        super().__init__({"terms": In(4 * self.LANES), "enable": In(1), "results": Out(8 * self.LANES)})
+        super().__init__(
+            {
+                "terms": In(4 * self.LANES),
+                "enable": In(1),
+                "results": Out(8 * self.LANES),
+                "totals": Out(8 * self.LANES),
+            }
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -96,7 +104,9 @@ class Top(wiring.Component):
             )
             for index in range(self.LANES)
         ]
-        m.d.comb += self.results.eq(Cat(lane["result"] for lane in lanes))
+        inputs = {"term": self.terms, "enable": self.enable}
+        totals = place_array(m, platform, "counter", "accumulate", Accumulate, self.LANES, inputs)
+        m.d.comb += [self.results.eq(Cat(lane["result"] for lane in lanes)), self.totals.eq(totals["total"])]
         return m
 
 
@@ -120,9 +130,16 @@ def modules_of(verilog):
 
 
 def test_each_module_is_there_once_and_after_those_that_it_instantiates(shared, verilog):
-    assert list(shared.texts) == ["toy_accumulate", "toy_sampled", "toy_negate", "toy_lane", "toy"]
+    assert list(shared.texts) == [
+        "toy_accumulate",
+        "toy_sampled",
+        "toy_negate",
+        "toy_lane",
+        "toy_accumulate_array",
+        "toy",
+    ]
     assert sorted(modules_of(verilog)) == sorted(shared.texts)
-    assert verilog.count("endmodule") == 5
+    assert verilog.count("endmodule") == 6
 
 
 def test_instances_have_their_names(verilog):
@@ -130,7 +147,11 @@ def test_instances_have_their_names(verilog):
     instances = {
         name: re.findall(r"^  (toy_\w+) (\w+) \($", text, flags=re.MULTILINE) for name, text in modules.items()
     }
-    assert instances["toy"] == [("toy_lane", f"lane_{index}") for index in range(3)]
+    assert instances["toy"] == [
+        ("toy_accumulate_array", "counter"),
+        *[("toy_lane", f"lane_{index}") for index in range(3)],
+    ]
+    assert instances["toy_accumulate_array"] == [("toy_accumulate", f"counter_{index}") for index in range(3)]
     assert sorted(instances["toy_lane"]) == [
         ("toy_accumulate", "first"),
         ("toy_accumulate", "second"),
@@ -147,6 +168,7 @@ def test_clock_and_reset_go_where_they_are_needed(verilog):
         "toy": both,
         "toy_lane": both,
         "toy_accumulate": both,
+        "toy_accumulate_array": both,
         "toy_sampled": both,
         "toy_negate": set(),
     }
@@ -158,8 +180,8 @@ BENCH = """
 module bench;
   reg clk = 0, rst = 1, enable = 0;
   reg [11:0] terms = 0;
-  wire [23:0] results;
-  toy dut(.clk(clk), .rst(rst), .enable(enable), .terms(terms), .results(results));
+  wire [23:0] results, totals;
+  toy dut(.totals(totals), .clk(clk), .rst(rst), .enable(enable), .terms(terms), .results(results));
   initial begin
     #1 clk = 1; #1 clk = 0; rst = 0;
 STEPS
@@ -171,18 +193,17 @@ endmodule
 def test_what_is_placed_works_as_what_is_elaborated_in_place(verilog, tmp_path):
     rng = np.random.default_rng(39)
     stimulus = [{"terms": int(rng.integers(1 << 12)), "enable": int(rng.integers(2))} for _ in range(50)]
-    in_place = [results for (results,) in trace(Top(), stimulus, ["results"])]
+    in_place = trace(Top(), stimulus, ["results", "totals"])
 
     steps = "".join(
-        f'    terms = {step["terms"]}; enable = {step["enable"]}; #1 $display("%0d", results); clk = 1; #1 clk = 0;\n'
-        for step in stimulus
-    )
+        f"    terms = {step['terms']}; enable = {step['enable']}; #1 SHOW clk = 1; #1 clk = 0;\n" for step in stimulus
+    ).replace("SHOW", '$display("%0d %0d", results, totals);')
     (tmp_path / "toy.v").write_text(verilog + BENCH.replace("STEPS\n", steps))
     subprocess.run(["iverilog", "-o", "toy", "toy.v"], cwd=tmp_path, check=True)
     run = subprocess.run(["vvp", "toy"], cwd=tmp_path, check=True, capture_output=True, text=True)
-    placed = [int(line) for line in run.stdout.split()]
+    placed = [tuple(map(int, line.split())) for line in run.stdout.splitlines()]
     assert placed == in_place
-    assert len(set(placed)) > 20
+    assert min(len({step[port] for step in placed}) for port in (0, 1)) > 20
 
 
 def test_two_designs_fit_into_one_file(verilog):
@@ -236,3 +257,11 @@ def test_without_shared_modules_a_component_is_a_submodule():
     wrapper = Wrapper()
     assert trace(wrapper, [{}], ["out"]) == [(253,)]
     assert len(wrapper.made) == 1
+
+
+@pytest.mark.parametrize("platform", [None, SharedModules("toy")])
+def test_a_part_of_an_array_is_as_wide_as_its_port(platform):
+    m = Module()
+    with pytest.raises(ValueError, match=r"^an input of 8 bits in each of 3 components cannot be driven by 20 bits$"):
+        place_array(m, platform, "part", "negate", Negate, 3, {"word": Signal(20)})
+    Simulator(m)

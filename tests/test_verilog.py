@@ -134,9 +134,12 @@ def test_the_text_does_not_depend_on_the_order_of_sets():
 @for_each_instance
 def test_each_distinct_module_is_there_once(name):
     modules = modules_of(generated(name).text)
-    parts = "accumulator accumulator_column activation_buffer column distribution distribution_row merging_column"
-    expected = {f"{TOP}_{part}" for part in f"{parts} result_buffer sub_macro sum_memory window_store".split()}
-    expected |= {TOP, rf"\{TOP}.sequencer", rf"\{TOP}.weight_loader"}
+    parts = (
+        "accumulator activation_buffer distribution distribution_row result_buffer result_lane sub_macro window_store"
+    )
+    arrayed = ["column", "merging_column", "accumulator_column"]
+    expected = {f"{TOP}_{part}" for part in [*parts.split(), *arrayed, *(f"{part}_array" for part in arrayed)]}
+    expected |= {TOP, rf"\{TOP}.sequencer", rf"\{TOP}.weight_loader", rf"\{TOP}_accumulator_column.memory"}
     if INSTANCES[name].requantizer:
         expected |= {f"{TOP}_requantizer", f"{TOP}_requantizer_lane"}
     assert set(modules) == expected
@@ -153,9 +156,12 @@ def test_there_are_as_many_instances_as_parts(name):
         return len(re.findall(rf"^  {TOP}_{part} \w+ \($", modules[inside], flags=re.MULTILINE))
 
     assert count("sub_macro", TOP) == config.sub_macros
-    assert count("column", f"{TOP}_sub_macro") == config.columns
-    assert count("merging_column", TOP) == config.columns
-    assert count("accumulator_column", f"{TOP}_accumulator") == config.columns
+    for part in ("column", "merging_column", "accumulator_column"):
+        assert count(part, f"{TOP}_{part}_array") == config.columns
+    assert count("column_array", f"{TOP}_sub_macro") == 1
+    assert count("merging_column_array", TOP) == 1
+    assert count("accumulator_column_array", f"{TOP}_accumulator") == 1
+    assert count("result_lane", f"{TOP}_result_buffer") == config.result_port
     assert count("distribution_row", f"{TOP}_distribution") == config.rows
     assert count("window_store", f"{TOP}_activation_buffer") == config.rows
     if config.requantizer:
