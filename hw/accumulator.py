@@ -32,9 +32,9 @@ def _memory_control(config: MacroConfig) -> dict[str, wiring.Member]:
 class SumMemory(wiring.Component):
     """The sums of one column between K tiles: S banks of D / S sums. The banks of all columns make words of C sums.
 
-    Vector v, group h is in bank (v * G + h) mod S at address (v * G + h) div S. A read takes one cycle (`latency`); a
-    write in the cycle of a read is seen by it, so that even a one-vector tile may follow itself at one cycle per
-    vector.
+    Vector v, group h is in bank (v * G + h) mod S at address (v * G + h) div S. A read takes one cycle (`latency`),
+    and there may be one each cycle (`interval`); a write in the cycle of a read is seen by it, so that even a
+    one-vector tile may follow itself at one cycle per vector.
 
     Parameters
     ----------
@@ -56,6 +56,7 @@ class SumMemory(wiring.Component):
     """
 
     latency = 1
+    interval = 1
 
     def __init__(self, config: MacroConfig) -> None:
         self._config = config
@@ -115,7 +116,7 @@ class AccumulatorColumn(wiring.Component):
     """The accumulators of one column's output groups, and the memory of their sums between K tiles.
 
     A partial sum is in the slice accumulator one cycle later (`latency`); the total is combinational from there.
-    Throughput is one partial sum per cycle.
+    It takes a partial sum each cycle (`interval`).
 
     Parameters
     ----------
@@ -137,6 +138,7 @@ class AccumulatorColumn(wiring.Component):
     """
 
     latency = 1
+    interval = 1
 
     def __init__(self, config: MacroConfig) -> None:
         self._config = config
@@ -172,8 +174,8 @@ class AccumulatorColumn(wiring.Component):
 class Accumulator(wiring.Component):
     """C accumulator columns and their control.
 
-    Latency from a vector's last partial sum to its total is one cycle (`latency`), throughput one partial sum per
-    cycle.
+    Latency from a vector's last partial sum to its total is one cycle (`latency`), and it takes a partial sum each
+    cycle (`interval`).
 
     Parameters
     ----------
@@ -199,6 +201,7 @@ class Accumulator(wiring.Component):
     """
 
     latency = AccumulatorColumn.latency
+    interval = AccumulatorColumn.interval
 
     def __init__(self, config: MacroConfig) -> None:
         self._config = config

@@ -11,6 +11,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from flexcim.config import MacroConfig
+from flexcim.pattern import Pattern
 from hw.shared_modules import index_shape, place
 from hw.signals import named
 
@@ -69,7 +70,7 @@ class FillGeometry:
 class WindowStore(wiring.Component):
     """One row of the buffer: the fill half, which takes elements, and the compute half, which shifts out slices.
 
-    Latency from `start` to the first slice is one cycle (`latency`), throughput one slice per cycle.
+    Latency from `start` to the first slice is one cycle (`latency`), and a slice follows each cycle (`interval`).
 
     Parameters
     ----------
@@ -93,6 +94,7 @@ class WindowStore(wiring.Component):
     """
 
     latency = 1
+    interval = 1
 
     def __init__(self, config: MacroConfig) -> None:
         self._config = config
@@ -142,7 +144,7 @@ class ActivationBuffer(wiring.Component):
 
     Each element's write mux is built over just the sources that the menu's window widths need, and equal muxes are
     shared between rows. Latency from `start` to the first slice is one cycle (`latency`); a vector is taken in
-    `MacroConfig.vector_beats` cycles while the one before is shifted out.
+    as many cycles as it has beats (`interval`) while the one before is shifted out.
 
     Parameters
     ----------
@@ -187,6 +189,10 @@ class ActivationBuffer(wiring.Component):
                 "slices": Out(config.rows * config.max_window * config.bits_per_cycle),
             }
         )
+
+    def interval(self, pattern: Pattern, groups: int, rows: int) -> int:
+        """Cycles from a vector's first beat to that of the next: ceil(rows / f), or rows * ceil(w / P) where w > P."""
+        return self._config.vector_beats(self._config.window(pattern, groups), rows)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -43,7 +43,7 @@ class StartTable:
 class DistributionRow(wiring.Component):
     """The crossbar of one slot row.
 
-    Latency is one cycle (`latency`), throughput one slice per cycle.
+    Latency is one cycle (`latency`), and it takes a slice each cycle (`interval`).
 
     Parameters
     ----------
@@ -65,6 +65,7 @@ class DistributionRow(wiring.Component):
     """
 
     latency = 1
+    interval = 1
 
     def __init__(self, config: MacroConfig) -> None:
         self._config = config
@@ -132,7 +133,7 @@ def _build_choice(m: Module, target: Signal, select: Value, sources: Iterable[tu
 class Distribution(wiring.Component):
     """R crossbar rows with common control.
 
-    Latency is one cycle (`latency`), throughput one slice per cycle.
+    Latency is one cycle (`latency`), and it takes a slice each cycle (`interval`).
 
     Parameters
     ----------
@@ -152,6 +153,7 @@ class Distribution(wiring.Component):
     """
 
     latency = DistributionRow.latency
+    interval = DistributionRow.interval
 
     def __init__(self, config: MacroConfig) -> None:
         self._config = config

@@ -7,7 +7,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from flexcim.config import MacroConfig
-from flexcim.cycles import PIPELINE_CYCLES, requantizer_cycles
+from flexcim.cycles import PIPELINE_CYCLES, requantizer_cycles, vector_cycles
+from flexcim.pattern import Pattern
 from hw.accumulator import Accumulator
 from hw.activation_buffer import ActivationBuffer
 from hw.distribution import Distribution
@@ -29,7 +30,8 @@ class Macro(wiring.Component):
     """S sub-macros of R x C cells behind elastic streams (docs/architecture.md, section 3).
 
     A vector that starts in cycle s is issued in s + 1 ... s + N, N = T * A / b; its first result beat is there in cycle
-    s + N + `latency`. In the steady state a vector costs max(N, its activation beats, its result beats) cycles.
+    s + N + `latency`. In the steady state a vector costs max(N, its activation beats, its result beats) cycles
+    (`interval`).
 
     Parameters
     ----------
@@ -68,6 +70,10 @@ class Macro(wiring.Component):
     def latency(self) -> int:
         """Cycles from a vector's last issue cycle to its first result beat."""
         return PIPELINE_CYCLES + requantizer_cycles(self.config)
+
+    def interval(self, pattern: Pattern, groups: int, rows: int, *, emits: bool) -> int:
+        """Cycles from a vector to the next in the steady state; ``emits``: the run is its layer's last K tile."""
+        return vector_cycles(self.config, pattern, groups, rows, emits=emits)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -26,7 +26,7 @@ def merged_sum_bits(config: MacroConfig) -> int:
 class MergingColumn(wiring.Component):
     """The tree of one column.
 
-    Latency is one cycle (`latency`), throughput one set of sums per cycle.
+    Latency is one cycle (`latency`), and it takes a set of sums each cycle (`interval`).
 
     Parameters
     ----------
@@ -44,6 +44,7 @@ class MergingColumn(wiring.Component):
     """
 
     latency = 1
+    interval = 1
 
     def __init__(self, config: MacroConfig) -> None:
         self._config = config

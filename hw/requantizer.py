@@ -21,6 +21,7 @@ class RequantizerLane(wiring.Component):
     """y = clamp((x * multiplier + round) >> shift) to A bits, sign-extended; round is half of 2^shift.
 
     Latency is two cycles (`latency`) of those in which ``advance`` is set for the stage: product, then shift and clamp.
+    It takes an element in each of them (`interval`).
 
     Parameters
     ----------
@@ -42,6 +43,7 @@ class RequantizerLane(wiring.Component):
     """
 
     latency = 2
+    interval = 1
 
     def __init__(self, config: MacroConfig) -> None:
         self._config = config
@@ -90,7 +92,7 @@ class RequantizerLane(wiring.Component):
 class Requantizer(wiring.Component):
     """The constants of every bank and output, and as many lanes as results leave in a cycle.
 
-    Latency is two cycles (`latency`), throughput one beat per cycle; it stalls with the output.
+    Latency is two cycles (`latency`), and it takes a beat each cycle (`interval`); it stalls with the output.
 
     Parameters
     ----------
@@ -109,6 +111,7 @@ class Requantizer(wiring.Component):
     """
 
     latency = RequantizerLane.latency
+    interval = RequantizerLane.interval
 
     def __init__(self, config: MacroConfig) -> None:
         self._config = config

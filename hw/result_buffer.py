@@ -20,7 +20,8 @@ __all__ = ["ResultBuffer", "ResultLane"]
 class ResultLane(wiring.Component):
     """What one element of the beats carries: of each entry the outputs e, e + result_port, e + 2 * result_port, ...
 
-    Latency from a write is one cycle (`latency`); the element of an entry and beat is combinational.
+    Latency from a write is one cycle (`latency`), and there may be one each cycle (`interval`); the element of an entry
+    and beat is combinational.
 
     Parameters
     ----------
@@ -38,6 +39,7 @@ class ResultLane(wiring.Component):
     """
 
     latency = 1
+    interval = 1
 
     def __init__(self, config: MacroConfig) -> None:
         self._beats = config.result_beats(max_groups(config))
@@ -73,8 +75,8 @@ class ResultBuffer(wiring.Component):
     """F entries, each a vector's results with its number of groups.
 
     The sequencer takes an entry for a vector before it starts, so a write always finds room. Latency from a write to
-    the first
-    beat is one cycle (`latency`); a vector leaves in `MacroConfig.result_beats` cycles, without a gap to the next.
+    the first beat is one cycle (`latency`); a vector leaves in as many cycles as it has beats (`interval`), without a
+    gap to the next.
 
     Parameters
     ----------
@@ -124,6 +126,10 @@ class ResultBuffer(wiring.Component):
                 "freed": Out(1),
             }
         )
+
+    def interval(self, groups: int) -> int:
+        """Cycles from a vector's first beat to that of the next: ceil(G * C / result_port)."""
+        return self._config.result_beats(groups)
 
     def elaborate(self, platform: object) -> Module:
         config = self._config

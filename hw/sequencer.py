@@ -13,7 +13,8 @@ from amaranth.lib.wiring import In, Out
 
 from flexcim.commands import RUN_FIELDS, ErrorKind
 from flexcim.config import MacroConfig
-from flexcim.cycles import result_entries
+from flexcim.cycles import result_entries, vector_cycles
+from flexcim.pattern import Pattern
 from hw.activation_buffer import FillGeometry
 from hw.errors import lowest_error
 from hw.ports import RUN_LAYOUT, activation_layout
@@ -43,10 +44,9 @@ def vector_layout(config: MacroConfig) -> data.StructLayout:
 class Sequencer(wiring.Component):
     """Runs vectors.
 
-    A vector starts in the cycle after its last beat at the earliest, and then every max(T * A / b, beats) cycles,
-    while banks and
-    result entries allow (docs/architecture.md, section 3.3). Its first slice is issued in the cycle after the start
-    (`latency`).
+    A vector starts in the cycle after its last beat at the earliest, and then every max(T * A / b, beats) cycles
+    (`interval`), while banks and result entries allow (docs/architecture.md, section 3.3). Its first slice is issued in
+    the cycle after the start (`latency`).
 
     Parameters
     ----------
@@ -117,6 +117,10 @@ class Sequencer(wiring.Component):
                 "error": Out(4),
             }
         )
+
+    def interval(self, pattern: Pattern, groups: int, rows: int) -> int:
+        """Cycles from a vector's start to that of the next: max(T * A / b, beats)."""
+        return vector_cycles(self._config, pattern, groups, rows, emits=False)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

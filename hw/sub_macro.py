@@ -47,7 +47,8 @@ def _select(words: Value, width: int, index: Value) -> Value:
 class Column(wiring.Component):
     """R cells of B banks, and the adder tree that sums their products.
 
-    Latency is one cycle (`latency`), throughput one slice per cycle. A write is seen by the cycle after it.
+    Latency is one cycle (`latency`), and it takes a slice each cycle (`interval`). A write is seen by the
+    cycle after it.
 
     Parameters
     ----------
@@ -71,6 +72,7 @@ class Column(wiring.Component):
     """
 
     latency = 1
+    interval = 1
 
     def __init__(self, config: MacroConfig) -> None:
         self._config = config
@@ -171,7 +173,7 @@ def max_phases(config: MacroConfig) -> int:
 class SubMacro(wiring.Component):
     """C columns that share their lanes.
 
-    Latency is one cycle (`latency`), throughput one slice per cycle.
+    Latency is one cycle (`latency`), and it takes a slice each cycle (`interval`).
 
     Parameters
     ----------
@@ -191,6 +193,7 @@ class SubMacro(wiring.Component):
     """
 
     latency = Column.latency
+    interval = Column.interval
 
     def __init__(self, config: MacroConfig) -> None:
         self._config = config

@@ -20,8 +20,9 @@ __all__ = ["WeightLoader"]
 class WeightLoader(wiring.Component):
     """Fills free banks.
 
-    A beat that is taken in one cycle is in the cells two cycles later (`latency`). Throughput is one beat per cycle;
-    the next load command is taken with the last beat of the one before, so that loads follow each other without a gap.
+    A beat that is taken in one cycle is in the cells two cycles later (`latency`). It takes a beat each cycle
+    (`interval`); the next load command is taken with the last beat of the one before, so that loads follow each other
+    without a gap.
 
     Parameters
     ----------
@@ -53,6 +54,7 @@ class WeightLoader(wiring.Component):
     """
 
     latency = 2
+    interval = 1
 
     def __init__(self, config: MacroConfig) -> None:
         self._config = config

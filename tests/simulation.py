@@ -148,10 +148,11 @@ def trace(
     return seen
 
 
-def latency(seen: Sequence[object], expected: Sequence[object]) -> int:
-    """How many cycles late something comes that is expected cycle by cycle, without a gap; -1 if it never does."""
-    starts = range(len(seen) - len(expected) + 1)
-    return next((start for start in starts if list(seen[start : start + len(expected)]) == list(expected)), -1)
+def latency(seen: Sequence[object], expected: Sequence[object], interval: int) -> int:
+    """How many cycles late something comes that is expected every ``interval`` cycles; -1 if it never does."""
+    span = interval * (len(expected) - 1) + 1
+    starts = range(len(seen) - span + 1)
+    return next((start for start in starts if list(seen[start : start + span : interval]) == list(expected)), -1)
 
 
 class Source:

@@ -99,6 +99,7 @@ def test_totals_are_the_golden_ones_one_partial_sum_per_cycle(config):
     stimulus = [cycle for run in runs for cycle in run.cycles(config)]
     accumulator = Accumulator(config)
     assert accumulator.latency == AccumulatorColumn.latency == 1
+    assert accumulator.interval == AccumulatorColumn.interval == 1
     seen = trace(accumulator, stimulus, ["totals"], extra=accumulator.latency)
     out = [word for (word,), cycle in zip(seen[accumulator.latency :], stimulus, strict=True) if cycle["done"]]
 
@@ -142,17 +143,17 @@ def test_a_columns_total_is_there_one_cycle_after_its_partial_sum():
     column = AccumulatorColumn(config)
     stimulus = [{"merged": pack(partial, bits)} | shared for partial in partials]
     seen = [word for (word,) in trace(column, stimulus, ["totals"], extra=2)]
-    assert latency(seen, [pack(total, SUM_BITS) for total in partials]) == column.latency == 1
+    expected = [pack(total, SUM_BITS) for total in partials]
+    assert latency(seen, expected, column.interval) == column.latency == 1
 
 
 def test_the_memory_shows_in_the_cycle_of_the_read_what_is_written_with_it():
     config = MENUS["serial"]
     memory = SumMemory(config)
-    assert memory.latency == 1
     words = list(range(1, 9))
     stimulus = [
         {"read_enable": 1, "read_slot": 4, "slot": 4, "write_enable": 1, "totals": pack([word], SUM_BITS)}
         for word in words
     ]
-    seen = trace(memory, stimulus, ["stored"], extra=1)
-    assert [unpack(word, SUM_BITS, 1)[0] for (word,) in seen][memory.latency :] == words
+    seen = [unpack(word, SUM_BITS, 1)[0] for (word,) in trace(memory, stimulus, ["stored"], extra=1)]
+    assert latency(seen, words, memory.interval) == memory.latency == 1

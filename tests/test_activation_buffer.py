@@ -49,16 +49,17 @@ class Vector:
                 window_beat, first_row = 0, first_row + geometry.rows_per_beat(self.window)
 
 
-def stream_of(config, vectors, phases):
+def stream_of(config, buffer, vectors, phases):
     """The inputs of each cycle when vectors follow as closely as they can, and the cycles in which they start."""
-    geometry = FillGeometry(config)
     cycles: list[dict[str, int]] = [{}]
     starts: list[int] = []
     for vector in vectors:
         # From the cycle on in which the vector before starts, the fill half is there for this one.
         fill = starts[-1] if starts else 0
-        writes = list(vector.writes(config, geometry))
-        begin = max(fill + len(writes), fill + phases * config.slices if starts else 0)
+        writes = list(vector.writes(config, buffer.geometry))
+        beats = buffer.interval(vector.pattern, vector.groups, vector.rows)
+        assert len(writes) == beats
+        begin = max(fill + beats, fill + phases * config.slices if starts else 0)
         cycles += [{} for _ in range(begin + phases * config.slices + 1 - len(cycles))]
         for index, write in enumerate(writes):
             cycles[fill + index] |= write
@@ -81,8 +82,8 @@ def test_slices_are_those_of_the_golden_windows(config, phases):
     """Vectors follow without a gap: a slice every ``phases`` cycles, while the next vector's beats are taken."""
     rng = np.random.default_rng(4)
     vectors = [Vector(config, rng) for _ in range(25)]
-    cycles, starts = stream_of(config, vectors, phases)
     buffer = ActivationBuffer(config)
+    cycles, starts = stream_of(config, buffer, vectors, phases)
     seen = [word for (word,) in trace(buffer, cycles, ["slices"], extra=1)]
     assert buffer.latency == WindowStore.latency == 1
     for vector, start in zip(vectors, starts, strict=True):
@@ -101,7 +102,7 @@ def test_the_first_slice_comes_one_cycle_after_the_start():
     stimulus = [{"data": word & window, "write": 1, "start": 1, "active": 1} for word in words]
     seen = [word for (word,) in trace(store, stimulus, ["slices"], extra=3)]
     # With A = b the only slice is the element itself; the start copies what was written a cycle before.
-    assert latency(seen, words) == store.latency + 1 == 2
+    assert latency(seen, words, store.interval) == store.latency + 1 == 2
 
 
 def test_rows_that_are_not_used_read_as_zero_and_keep_their_elements():

@@ -37,7 +37,7 @@ def test_lanes_are_the_golden_ones_one_slice_per_cycle(config):
         expected.append(pack(lanes(config, pattern, groups, phase, window)[0].transpose(1, 0, 2), bits))
     distribution = Distribution(config)
     seen = trace(distribution, stimulus, ["lanes"], extra=3)
-    assert latency([word for (word,) in seen], expected) == distribution.latency == 1
+    assert latency([word for (word,) in seen], expected, distribution.interval) == distribution.latency == 1
 
 
 @pytest.mark.parametrize("config", [*MENUS.values(), *PRESETS.values()], ids=[*MENUS, *PRESETS])

@@ -123,13 +123,13 @@ class Layer:
 
 @dataclass
 class Played:
-    """What a macro did: payloads and cycles of its results, cycles of the input beats, error by cycle; its latency."""
+    """What a macro did: payloads and cycles of its results, cycles of the input beats, error by cycle; the macro."""
 
+    macro: Macro
     results: list[int] = field(default_factory=list)
     result_cycles: list[int] = field(default_factory=list)
     taken: dict[str, list[int]] = field(default_factory=dict)
     errors: list[int] = field(default_factory=list)
-    latency: int = 0
 
 
 def play(
@@ -155,7 +155,7 @@ def play(
         Streams that begin late.
     """
     macro = Macro(config)
-    played = Played(latency=macro.latency)
+    played = Played(macro)
     late = from_cycle or {}
 
     def source(name: str) -> Source:
@@ -251,7 +251,21 @@ def test_the_first_result_comes_after_the_latency(config):
     played = play(config, job.payloads, 1, 400, from_cycle={"activations": late})
     start = played.taken["activations"][-1] + 1
     last_issue = start + config.issue_cycles(pattern)
-    assert played.result_cycles[0] - last_issue == played.latency == (7 if config.requantizer else 5)
+    assert played.result_cycles[0] - last_issue == played.macro.latency == (7 if config.requantizer else 5)
+
+
+@for_each_config
+def test_vectors_follow_each_other_at_the_interval(config):
+    """In every mode: of a long run on one tile, the later results leave one vector every so many cycles."""
+    rng = np.random.default_rng(40)
+    for pattern, groups in config.modes:
+        layer = Layer.random(config, rng, pattern, groups, 1, config.tile_inputs(pattern, groups), 12)
+        job = Job(config)
+        layer.append_to(job)
+        played = play(config, job.payloads, job.beats, job.cycles + 50)
+        ends = played.result_cycles[config.result_beats(groups) - 1 :: config.result_beats(groups)]
+        steady = played.macro.interval(pattern, groups, config.rows, emits=True)
+        assert np.diff(ends[-4:]).tolist() == [steady] * 3
 
 
 def requantized_job(rng, vectors=4, tiles=3):

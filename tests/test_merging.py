@@ -43,7 +43,7 @@ def test_every_tap_is_the_exact_sum_of_its_sub_macros(config):
     expected = [taps(config, sums)[count][cycle, :, 0].tolist() for cycle, count in enumerate(groups)]
     late = column.latency
     assert [result[: len(e)] for result, e in zip(results[late:], expected, strict=False)] == expected
-    assert latency([result[0] for result in results], [e[0] for e in expected]) == late == 1
+    assert latency([result[0] for result in results], [e[0] for e in expected], column.interval) == late == 1
 
 
 def test_as_many_results_as_the_menu_can_form_groups():

@@ -71,7 +71,7 @@ def test_a_lane_scales_rounds_and_clamps(bits):
         for total, m, s, e in zip(sums, mult, shift, enable, strict=True)
     ]
     seen = [result for (result,) in trace(lane, stimulus, ["result"], extra=4)]
-    assert latency(seen, expected) == lane.latency == 2
+    assert latency(seen, expected, lane.interval) == lane.latency == 2
 
 
 @dataclass
@@ -137,7 +137,7 @@ def test_beats_follow_each_other_without_a_gap(config):
     assert all(ready for *_, ready in seen[len(writes) :])
     out = [(valid, elements, last) for valid, elements, last, _ in seen[len(writes) :]]
     expected = [(1, pack(beat.expected, SUM_BITS), beat.last) for beat in beats]
-    assert latency(out, expected) == requantizer.latency == 2
+    assert latency(out, expected, requantizer.interval) == requantizer.latency == 2
 
 
 @pytest.mark.parametrize("config", MENUS.values(), ids=MENUS)

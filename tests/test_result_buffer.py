@@ -68,7 +68,8 @@ def test_beats_follow_each_other_without_a_gap(config):
     outputs = ["valid", "elements", "beat", "last", "beat_tag", "freed"]
     seen = trace(buffer, [*stimulus, {"write": 0}], outputs, extra=len(beats) + 2)
     expected = [(1, *beat, beat[2]) for beat in beats]
-    assert latency(seen, expected) == buffer.latency == ResultLane.latency == 1
+    assert latency(seen, expected, ResultLane.interval) == buffer.latency == ResultLane.latency == 1
+    assert [len(entry.beats) for entry in entries] == [buffer.interval(entry.groups) for entry in entries]
     assert sum(valid for valid, *_ in seen) == len(beats)
     assert sum(freed for *_, freed in seen) == len(entries)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,7 @@ class Control:
 class Trace:
     """What a sequencer did: the values of its outputs by cycle, and the cycles in which streams moved."""
 
+    sequencer: Sequencer
     out: dict[str, list[int]] = field(default_factory=dict)
     vectors: list[dict[str, int]] = field(default_factory=list)
     runs: list[int] = field(default_factory=list)
@@ -108,7 +110,7 @@ def play(config, commands, beats, cycles, control, pause=lambda: False):
     """Let a sequencer work on command and beat payloads; ``control`` is asked for each cycle's `Control`."""
     sequencer = Sequencer(config)
     sources = Source(sequencer.run, commands), Source(sequencer.activations, beats, pause)
-    trace = Trace({name: [] for name in OUTPUTS})
+    trace = Trace(sequencer, {name: [] for name in OUTPUTS})
 
     async def bench(ctx):
         for cycle in range(cycles):
@@ -174,6 +176,10 @@ def test_vectors_start_as_often_as_the_contract_says(config):
     # ... and a command is taken with the last beat of the run before it.
     taken = np.cumsum([0] + [run.vectors * beats_of(config, run) for run in runs])[:-1]
     assert trace.runs == [0, *(trace.beats[count - 1] for count in taken[1:])]
+    # Within a run, that is the interval.
+    run_of_vector = [run for run in runs for _ in range(run.vectors)]
+    for (before, run), steps in zip(pairwise(run_of_vector), np.diff(starts), strict=True):
+        assert before is not run or steps == trace.sequencer.interval(run.pattern, run.groups, run.rows)
 
 
 @for_each_config

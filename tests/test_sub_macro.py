@@ -81,7 +81,7 @@ def test_sums_are_the_golden_ones_one_slice_per_cycle(config):
     seen = trace(sub_macro, [*writes, *(ports for ports, _ in slices)], ["sums"], extra=3)
     sums = [unpack(word, column_sum_bits(config), config.columns) for (word,) in seen[len(writes) :]]
     expected = [sums_of(config, cells, *cycle) for cycle in slices]
-    assert latency(sums, expected) == sub_macro.latency == 1
+    assert latency(sums, expected, sub_macro.interval) == sub_macro.latency == 1
 
 
 @pytest.mark.parametrize("name", ["serial", "two bits, wide windows", "half parallel, requantized"])
