@@ -12,6 +12,7 @@ from flexcim.pattern import Pattern
 from flexcim.tiling import LayerTiling, Tile
 
 __all__ = [
+    "MAX_SHIFT",
     "MULT_BITS",
     "SHIFT_BITS",
     "activation_beats",
@@ -33,6 +34,9 @@ MULT_BITS = 16
 
 SHIFT_BITS = 6
 """Width of a requantizer shift on the constants port, unsigned."""
+
+MAX_SHIFT = 47
+"""Largest shift of the requantizer; what the hardware does with the larger ones that its bits could say is open."""
 
 
 # -- order -------------------------------------------------------------------------------------------------------------
@@ -170,10 +174,12 @@ def constant_beats(
     Raises
     ------
     ValueError
-        If an array is of the wrong kind or shape.
+        If an array is of the wrong kind or shape, or a shift is too large.
     """
     _check(mult, "mult", np.uint16, (None,))
     _check(shift, "shift", np.uint8, (len(mult),))
+    if (shift > MAX_SHIFT).any():
+        raise ValueError(f"shift must be at most {MAX_SHIFT}, not {shift.max()}")
     beats = ceil_div(len(mult), config.result_port)
     padding = (0, beats * config.result_port - len(mult))
     shape = beats, config.result_port

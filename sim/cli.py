@@ -90,7 +90,7 @@ def verify(
     from sim.bench.results import write_results
     from sim.bench.simulators import check_tools
     from sim.bench.verify import verify_macro
-    from sim.demo.workers import workers
+    from sim.workers import workers
 
     for name in simulators:
         check_tools(name)

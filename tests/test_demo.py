@@ -30,7 +30,7 @@ from sim.demo.markdown import markdown
 from sim.demo.pruning import LayerSample, choose_layers, smallest_layer
 from sim.demo.report import LayerReport, ModelReport, Report, RtlReport, RunReport, short_name
 from sim.demo.simulation import SimulationJob, simulate
-from sim.demo.workers import WorkerError, workers
+from sim.workers import WorkerError, workers
 from tests.sparse_weights import random_weights
 from tests.tiny_models import TEXT, save_tiny, tiny_llama, tiny_mamba2
 

