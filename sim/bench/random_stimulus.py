@@ -17,7 +17,6 @@ from sim.bench.stimulus import Image, RunItem, Stimulus, with_fields
 __all__ = ["random_beats", "random_image", "random_mode", "random_program"]
 
 
-
 def signed_values(rng: Generator, bits: int, shape: tuple[int, ...]) -> NDArray[np.int8]:
     """Values of ``bits`` bits: from all of the range, from its ends and zero, mostly zero, or all the same extreme."""
     low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
