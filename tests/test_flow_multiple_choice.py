@@ -56,7 +56,7 @@ def test_exactly_one_choice_is_the_likeliest():
 
 
 def test_a_context_that_is_too_long_loses_its_beginning(monkeypatch):
-    seen = []
+    seen: list[list[int]] = []
 
     def favour_the_second(model, texts, counts):
         seen.extend(text.tolist() for text in texts)
