@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -11,7 +12,10 @@ from transformers import PreTrainedTokenizerBase
 
 from flexcim.errors import FlexCiMError
 
-__all__ = ["TextError", "draw_samples", "read_text", "tokenize"]
+__all__ = ["LEAK_CHARACTERS", "TextError", "check_unseen", "draw_samples", "read_text", "tokenize"]
+
+LEAK_CHARACTERS = 128
+"""A passage of so many characters in two texts is no coincidence: one was copied from the other."""
 
 
 class TextError(FlexCiMError):
@@ -37,6 +41,40 @@ def read_text(path: str | os.PathLike[str]) -> str:
     if not text.strip():
         raise TextError(f"{path}: is empty")
     return text
+
+
+def check_unseen(calibration: str, evaluation: str) -> None:
+    """Make sure that a model is not measured on what it was calibrated with.
+
+    Raises
+    ------
+    TextError
+        If the texts share a passage of `LEAK_CHARACTERS` characters.
+    """
+    # Wherever such a passage lies in the calibration text, it holds one of its pieces of half the length whole.
+    half = LEAK_CHARACTERS // 2
+    pieces: dict[str, list[int]] = {}
+    for start in range(0, len(calibration) - half + 1, half):
+        pieces.setdefault(calibration[start : start + half], []).append(start)
+    for place in range(len(evaluation) - half + 1):
+        for start in pieces.get(evaluation[place : place + half], ()):
+            shared = _shared_around(calibration, start, evaluation, place, half)
+            if len(shared) >= LEAK_CHARACTERS:
+                raise TextError(
+                    f"the evaluation text shares a passage of {LEAK_CHARACTERS} or more characters with the "
+                    f"calibration text, {shared[:40]!r} ...; measure on a text that the calibration has not seen"
+                )
+
+
+def _shared_around(one: str, start: int, other: str, place: int, reach: int) -> str:
+    """What two texts share around places where they are equal, as far as ``reach`` before them and twice that after."""
+    before = _common(one[max(0, start - reach) : start][::-1], other[max(0, place - reach) : place][::-1])
+    return before[::-1] + _common(one[start : start + 2 * reach], other[place : place + 2 * reach])
+
+
+def _common(one: str, other: str) -> str:
+    """The beginning that two texts share."""
+    return "".join(left for left, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def tokenize(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:

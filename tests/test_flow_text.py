@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from flow.text import TextError, draw_samples, read_text, tokenize
+from flow.text import LEAK_CHARACTERS, TextError, check_unseen, draw_samples, read_text, tokenize
 from tests.tiny_models import byte_tokenizer
 
 
@@ -32,6 +33,32 @@ def test_files_that_are_no_text_are_refused(tmp_path):
         read_text(empty)
     with pytest.raises(TextError, match=r"binary: is no UTF-8 text \(byte 2 is 0xff\)$"):
         read_text(binary)
+
+
+def random_text(rng, size):
+    """Text of a few letters: short passages come again and again."""
+    return "".join(rng.choice(list("abcd "), size))
+
+
+@pytest.mark.parametrize("place", range(0, 200, 13))
+def test_a_leak_is_found_wherever_it_lies(place):
+    rng = np.random.default_rng(place)
+    calibration, evaluation = random_text(rng, 3000), random_text(rng, 1000)
+    check_unseen(calibration, evaluation)
+    for size, leaks in ((LEAK_CHARACTERS - 4, False), (LEAK_CHARACTERS, True)):
+        copied = calibration[700 + place : 700 + place + size]
+        # The passage's neighbours may go on alike by chance, but not with these.
+        mixed = evaluation[:place] + "(" + copied + ")" + evaluation[place:]
+        if leaks:
+            with pytest.raises(TextError, match=rf"^the evaluation text shares a passage of 128 .* {copied[:40]!r}"):
+                check_unseen(calibration, mixed)
+        else:
+            check_unseen(calibration, mixed)
+
+
+@pytest.mark.parametrize("texts", [("", "a" * 500), ("a" * 500, ""), ("a" * 127, "a" * 127), ("ab" * 300, "ba" * 63)])
+def test_short_texts_share_nothing_long(texts):
+    check_unseen(*texts)
 
 
 def test_samples_are_windows_of_the_text_and_follow_the_seed():
