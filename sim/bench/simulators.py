@@ -28,7 +28,19 @@ from flexcim.errors import FlexCiMError
 from flexcim.files import write_text
 from hw.verilog import GeneratedVerilog
 
-__all__ = ["SIMULATORS", "Build", "SimulatorError", "build", "build_root", "check_tools", "tool_environment"]
+__all__ = [
+    "SIMULATORS",
+    "Build",
+    "SimulatorError",
+    "build",
+    "build_model",
+    "build_root",
+    "check_tools",
+    "claimed",
+    "content_key",
+    "tool_environment",
+    "version",
+]
 
 SIMULATORS = ("verilator", "icarus")
 """The simulators that the bench knows."""
@@ -107,10 +119,10 @@ def build(verilog: GeneratedVerilog, simulator: str, *, waves: bool = False) -> 
         If a tool is missing, or the build fails.
     """
     check_tools(simulator)
-    made_of = (verilog.text, verilog.top, simulator, _version(simulator), cocotb.__version__, sys.prefix, str(waves))
-    key = _key(*made_of, _OPTIMISE)
+    made_of = (verilog.text, verilog.top, simulator, version(simulator), cocotb.__version__, sys.prefix, str(waves))
+    key = content_key(*made_of, _OPTIMISE)
     folder = build_root() / f"{verilog.top}-{simulator}-{key}"
-    with _claimed(folder) as work:
+    with claimed(folder) as work:
         if work is not None:
             ports = [str(port["name"]) for port in verilog.interface["ports"]]
             write_text(work / "design.v", verilog.text)
@@ -124,12 +136,36 @@ def build(verilog: GeneratedVerilog, simulator: str, *, waves: bool = False) -> 
 def _build_verilator(work: Path, top: str, ports: Sequence[str], *, waves: bool) -> None:
     public = [f'public_flat_rw -module "{top}" -var "{port}"\n' for port in ports]
     write_text(work / "ports.vlt", "`verilator_config\n" + "".join(public))
-    objects, libraries = work / "objects", cocotb_tools.config.libs_dir
+    libraries = cocotb_tools.config.libs_dir
     main = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
-    command = ["verilator", "--cc", "--exe", "--vpi", "--prefix", "Vtop", "--top-module", top, "-o", f"../{top}"]
-    command += ["--Mdir", str(objects), "--timescale", TIMESCALE, "--noassert", *(["--trace"] if waves else [])]
-    command += ["-LDFLAGS", f"-Wl,-rpath,{libraries} -L{libraries} -lcocotbvpi_verilator"]
-    _run([*command, str(main), "ports.vlt", "design.v"], work)
+    flags = ["--vpi", *(["--trace"] if waves else [])]
+    flags += ["-LDFLAGS", f"-Wl,-rpath,{libraries} -L{libraries} -lcocotbvpi_verilator"]
+    build_model(work, top, top, [str(main), "ports.vlt"], flags, _OPTIMISE)
+
+
+def build_model(work: Path, top: str, output: str, sources: Sequence[str], flags: Sequence[str], optimise: str) -> None:
+    """Make ``output`` of ``design.v`` and C++ sources, whose main class is ``Vtop``, in a folder that holds them.
+
+    Parameters
+    ----------
+    work : Path
+        The folder.
+    top, output : str
+        The design's top module, and what the linker makes.
+    sources, flags : sequence of str
+        More sources and flags for Verilator.
+    optimise : str
+        How the compiler optimises the model.
+
+    Raises
+    ------
+    SimulatorError
+        If a step fails.
+    """
+    objects = work / "objects"
+    command = ["verilator", "--cc", "--exe", "--prefix", "Vtop", "--top-module", top, "-o", f"../{output}"]
+    command += ["--Mdir", str(objects), "--timescale", TIMESCALE, "--noassert", *flags]
+    _run([*command, *sources, "design.v"], work)
     # All C++ in one file: the headers, which take longer than the code of a small design, are read once.
     make = [
         "make",
@@ -138,11 +174,11 @@ def _build_verilator(work: Path, top: str, ports: Sequence[str], *, waves: bool)
         "-f",
         "Vtop.mk",
         "VM_PARALLEL_BUILDS=0",
-        f"OPT_FAST={_OPTIMISE}",
+        f"OPT_FAST={optimise}",
         "OPT_SLOW=-O0",
     ]
-    runtime = build_root() / f"runtime-{_key(_version('verilator'), sys.prefix, str(waves))}"
-    with _claimed(runtime) as runtime_work:
+    runtime = build_root() / f"runtime-{content_key(version('verilator'), sys.prefix, *flags)}"
+    with claimed(runtime) as runtime_work:
         if runtime_work is not None:
             write_text(work / "runtime.mk", "runtime: $(VK_GLOBAL_OBJS)\n")
             _run([*make, "-f", "../runtime.mk", "runtime"], work)
@@ -169,7 +205,7 @@ def _build_icarus(work: Path, top: str, *, waves: bool) -> None:
 
 
 @contextmanager
-def _claimed(folder: Path) -> Iterator[Path | None]:
+def claimed(folder: Path) -> Iterator[Path | None]:
     """A new folder to fill, which takes its final name when all went well; None if the folder is there already.
 
     Other processes that want the same folder wait meanwhile. The lock ends with its holder, however that ends.
@@ -223,11 +259,12 @@ def tool_environment() -> dict[str, str]:
 
 
 @functools.cache
-def _version(simulator: str) -> str:
+def version(simulator: str) -> str:
     """What a simulator says of its version."""
     command = ["verilator", "--version"] if simulator == "verilator" else ["iverilog", "-V"]
     return subprocess.run(command, env=tool_environment(), capture_output=True, text=True, check=False).stdout
 
 
-def _key(*parts: str) -> str:
+def content_key(*parts: str) -> str:
+    """A name for what is made of these parts."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
