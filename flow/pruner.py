@@ -13,7 +13,6 @@ from flexcim.errors import FlexCiMError
 from flexcim.pattern import Pattern
 from flexcim.tiling import LayerTiling, tile_layer
 from flow.blocks import Block, LinearLayer, find_blocks
-from flow.calibration import BlockStream, InputStatistics
 from flow.checkpoint import Checkpoint, load_checkpoint
 from flow.evaluation import Evaluation, evaluate
 from flow.masks import nm_mask
@@ -24,6 +23,8 @@ from flow.quiet import quiet
 from flow.result import Evaluations, PrunedLayer, PruneResult
 from flow.scores import wanda_scores
 from flow.selection import BlockFacts, Choice, check_target, select
+from flow.statistics import InputStatistics
+from flow.stream import BlockStream
 from flow.text import draw_samples, read_text, tokenize
 
 __all__ = ["Progress", "PruneError", "prune"]

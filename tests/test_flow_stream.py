@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from flow import calibration
+from flow import stream as stream_module
 from flow.blocks import find_blocks
-from flow.calibration import BlockStream, CalibrationError, InputStatistics, observe
+from flow.statistics import InputStatistics, observe
+from flow.stream import BlockStream, CalibrationError
 from tests.tiny_models import tiny_llama, tiny_mamba2
 
 SAMPLES = torch.randint(256, (7, 20), generator=torch.Generator().manual_seed(0))
@@ -26,7 +27,7 @@ def inputs_of(model, layer) -> torch.Tensor:
 @pytest.fixture(params=[tiny_llama, tiny_mamba2], ids=["llama", "mamba2"])
 def model(request, monkeypatch):
     # Three samples to a batch, so that there are several batches and a shorter last one.
-    monkeypatch.setattr(calibration, "BATCH_TOKENS", 60)
+    monkeypatch.setattr(stream_module, "BATCH_TOKENS", 60)
     return request.param()
 
 
@@ -60,7 +61,7 @@ def test_each_block_is_measured_behind_the_pruned_ones(model):
 def test_norms_do_not_depend_on_the_batches(model, monkeypatch):
     blocks = find_blocks(model)
     first = BlockStream(model, blocks, SAMPLES).dense
-    monkeypatch.setattr(calibration, "BATCH_TOKENS", 1)
+    monkeypatch.setattr(stream_module, "BATCH_TOKENS", 1)
     second = BlockStream(model, blocks, SAMPLES).dense
     for name in first:
         assert torch.allclose(first[name].norms, second[name].norms, rtol=1e-5)
