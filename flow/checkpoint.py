@@ -130,6 +130,7 @@ class Checkpoint:
                 tensors |= self.weights.tensors(block)
         write_tensors(target / SINGLE, tensors)
         for block in self.blocks:
+            self.weights.replace(block, target / SINGLE)
             self.shard(block, target).unlink(missing_ok=True)
 
     def _save_shards(self, target: Path) -> None:
@@ -139,6 +140,8 @@ class Checkpoint:
             if not path.exists():
                 with contextlib.nullcontext() if block is None else block.loaded():
                     write_tensors(path, self.weights.tensors(block))
+            if block is not None:
+                self.weights.replace(block, path)
             places |= dict.fromkeys(self.weights.names(block), path.name)
         index = {"metadata": {"total_size": self.weights.size()}, "weight_map": dict(sorted(places.items()))}
         files.write_text(target / INDEX, json.dumps(index, indent=2) + "\n")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +13,14 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from flexcim.errors import FlexCiMError
+from flow.blocks import Block
 from flow.options import BATCH_TOKENS
+from flow.stream import BlockStream
 
-__all__ = ["Evaluation", "EvaluationError", "evaluate"]
+__all__ = ["Evaluation", "EvaluationError", "evaluate", "evaluate_blocks"]
+
+_PASS_TOKENS = 32768
+"""Tokens that pass all blocks before the next ones do: their hidden states are in memory, twice."""
 
 
 class EvaluationError(FlexCiMError):
@@ -75,8 +81,7 @@ def evaluate(model: PreTrainedModel, tokens: Tensor, size: int, length: int) -> 
     EvaluationError
         If the text has fewer than two tokens.
     """
-    if len(tokens) < 2:
-        raise EvaluationError(f"the evaluation text has {len(tokens)} tokens, but at least 2 are needed")
+    _check(tokens)
     nats, vocabulary = 0.0, 0
     with torch.no_grad():
         for inputs, targets in _windows(tokens, length):
@@ -86,11 +91,52 @@ def evaluate(model: PreTrainedModel, tokens: Tensor, size: int, length: int) -> 
     return Evaluation(nats, len(tokens) - 1, vocabulary, size)
 
 
-def _windows(tokens: Tensor, length: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of inputs and of the tokens that follow them, [windows, length] each; the last one is the rest."""
+def evaluate_blocks(
+    model: PreTrainedModel,
+    blocks: Sequence[Block],
+    tokens: Tensor,
+    size: int,
+    length: int,
+    during: Callable[[Block], AbstractContextManager[None]] = lambda block: nullcontext(),
+) -> Evaluation:
+    """`evaluate` with one block's weights in memory at a time.
+
+    Parameters
+    ----------
+    model, tokens, size, length
+        As in `evaluate`.
+    blocks : sequence of Block
+        The model's stack.
+    during : callable, optional
+        Gives a context that is open while a block, which is loaded, runs.
+
+    Raises
+    ------
+    EvaluationError
+        If the text has fewer than two tokens.
+    """
+    _check(tokens)
+    nats, vocabulary = 0.0, model.get_output_embeddings().weight.shape[0]
+    for inputs, targets in _windows(tokens, length, _PASS_TOKENS):
+        stream = BlockStream(model, blocks, inputs)
+        for block in blocks:
+            with block.loaded(), during(block):
+                stream.skip()
+        nats += stream.losses(targets).sum(dtype=torch.float64).item()
+    return Evaluation(nats, len(tokens) - 1, vocabulary, size)
+
+
+def _check(tokens: Tensor) -> None:
+    if len(tokens) < 2:
+        raise EvaluationError(f"the evaluation text has {len(tokens)} tokens, but at least 2 are needed")
+
+
+def _windows(tokens: Tensor, length: int, most: int = BATCH_TOKENS) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of inputs and of the tokens that follow them, [windows, length] each, of about ``most`` tokens; the last
+    one is the rest."""
     inputs, targets = tokens[:-1], tokens[1:]
     whole = len(inputs) // length * length
-    step = max(1, BATCH_TOKENS // length) * length
+    step = max(1, most // length) * length
     for start in range(0, whole, step):
         batch = slice(start, min(start + step, whole))
         yield inputs[batch].view(-1, length), targets[batch].view(-1, length)

@@ -20,6 +20,7 @@ __all__ = ["Journal", "JournalError", "file_facts", "folder_facts"]
 _RUN = "run.json"
 _RESULT = "result"
 _NOTES = "notes"
+_FINISHED = {"finished": True}
 
 
 class JournalError(FlexCiMError):
@@ -29,8 +30,8 @@ class JournalError(FlexCiMError):
 class Journal:
     """The work folder of one run; a context that holds it for this process.
 
-    Everything in it appears by one rename, so a process that is killed leaves nothing half-written behind. Beside finished
-    parts of the result it keeps notes of what took long to find.
+    Everything in it appears by one rename, so a process that is killed leaves nothing half-written behind. Beside
+    finished parts of the result it keeps notes of what took long to find.
 
     Parameters
     ----------
@@ -42,8 +43,8 @@ class Journal:
     Raises
     ------
     JournalError
-        On entering the context: if the folder belongs to a run with another ``run``, to a process that is still at work,
-        or to somebody else.
+        On entering the context: if the folder belongs to a run with another ``run``, to a process that is still at
+        work, or to somebody else.
     OSError
         If the folder cannot be written.
     """
@@ -67,7 +68,12 @@ class Journal:
         (self.folder / _NOTES).mkdir(exist_ok=True)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # What failed before anything was finished leaves nothing behind.
+        if error is not None and not any(path.is_file() for path in self.folder.rglob("*") if path.name != _RUN):
+            shutil.rmtree(self.folder)
         os.close(self._lock)
 
     def _hold(self) -> None:
@@ -82,9 +88,16 @@ class Journal:
         if not run.exists():
             foreign = sorted(entry.name for entry in self.folder.iterdir() if not entry.name.startswith(f".{_RUN}"))
             if foreign:
-                raise JournalError(f"{self.folder}: holds {foreign[0]!r}, which is no unfinished run, so it is not used")
+                raise JournalError(
+                    f"{self.folder}: holds {foreign[0]!r}, which is no unfinished run, so it is not used"
+                )
             files.write_text(run, json.dumps(self._run, indent=2) + "\n")
         before = json.loads(run.read_bytes())
+        if before == _FINISHED:
+            # The earlier process was killed while it cleaned up.
+            self._clear()
+            files.write_text(run, json.dumps(self._run, indent=2) + "\n")
+            return
         for name in self._run:
             if before.get(name) != self._run[name]:
                 raise JournalError(
@@ -97,6 +110,13 @@ class Journal:
         """Folder of the finished parts of the result."""
         return self.folder / _RESULT
 
+    @property
+    def shards(self) -> Path:
+        """Folder in it for the checkpoint, which begins as the shards of the blocks that are pruned."""
+        folder = self.result / "checkpoint"
+        folder.mkdir(exist_ok=True)
+        return folder
+
     def once(self, name: str, find: Callable[[], Any]) -> Any:
         """What ``find`` gives, as JSON's plain values; asked once for all processes that work on this run."""
         note = self.folder / _NOTES / f"{name}.json"
@@ -107,8 +127,8 @@ class Journal:
     def finish(self, target: Path) -> None:
         """Let the result appear as a folder, in the place of an earlier one, and delete the rest.
 
-        Killed between the two renames, the earlier result waits in the work folder, and the next process puts the new one
-        in its place.
+        Killed between the two renames, the earlier result waits in the work folder, and the next process puts the new
+        one in its place.
         """
         earlier = self.folder / "earlier"
         shutil.rmtree(earlier, ignore_errors=True)
@@ -120,7 +140,15 @@ class Journal:
             if earlier.exists():
                 earlier.rename(target)
             raise
+        files.write_text(self.folder / _RUN, json.dumps(_FINISHED))
+        self._clear()
         shutil.rmtree(self.folder)
+
+    def _clear(self) -> None:
+        """Delete everything but the note of what run this is."""
+        for entry in self.folder.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
 
 
 def _short(value: Any) -> str:
@@ -128,13 +156,15 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:36]} ..."
 
 
-def file_facts(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def file_facts(path: str | os.PathLike[str] | None) -> str | None:
+    """The SHA-256 of a file; None if there is none."""
+    if path is None or not Path(path).is_file():
+        return None
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def folder_facts(path: str | os.PathLike[str]) -> dict[str, list[int]]:
-    """Size and time of change of a folder's files, by name: weights are too large to be read for a checksum."""
-    found = {entry.name: entry.stat() for entry in sorted(Path(path).iterdir()) if entry.is_file()}
-    return {name: [status.st_size, status.st_mtime_ns] for name, status in found.items()}
+def folder_facts(path: str | os.PathLike[str]) -> str:
+    """A checksum of names, sizes and times of change of a folder's files; weights are too large to be read for it."""
+    entries = sorted(Path(path).iterdir()) if Path(path).is_dir() else []
+    facts = [(entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in entries if entry.is_file()]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -1,8 +1,9 @@
 """Where weights meet inputs: watch or replace the matrix products of chosen weights while a module runs.
 
-A hook on ``nn.Linear`` sees nothing of a weight that is used without calling its module (``dt_proj`` of Mamba) or that has
-no module of its own (an expert in a fused 3-D parameter). So the products themselves are watched: while the *owner*, the
-module whose forward uses the weights, runs, each matrix product with a watched weight is seen, whoever computes it.
+A hook on ``nn.Linear`` sees nothing of a weight that is used without calling its module (``dt_proj`` of Mamba) or that
+has no module of its own (an expert in a fused 3-D parameter). So the products themselves are watched: while the
+*owner*, the module whose forward uses the weights, runs, each matrix product with a watched weight is seen, whoever
+computes it.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class Product:
     Parameters
     ----------
     weight : callable
-        Gives the weight, [outputs, inputs] or a transposed view of it; asked each time its owner starts, as a weight that
-        is read from disk moves.
+        Gives the weight, [outputs, inputs] or a transposed view of it; asked each time its owner starts, as a weight
+        that is read from disk moves.
     inputs, outputs : callable, optional
         Told about the product's inputs and outputs.
     replacement : callable, optional

@@ -128,13 +128,26 @@ class BlockStream:
             self._current += 1
         return statistics
 
-    def losses(self) -> Tensor:
-        """Negative log-likelihood of each token but the first, in nats, once all blocks are passed.
+    def skip(self) -> None:
+        """Pass the current block like `advance`, but measure nothing."""
+        block = self._blocks[self._current]
+        with torch.no_grad(), block.loaded():
+            self._hidden = [self._run(block, *item).to(item[1].device) for item in enumerate(self._hidden)]
+        self._current += 1
+
+    def losses(self, targets: Tensor | None = None) -> Tensor:
+        """Negative log-likelihood of the tokens that follow, in nats, once all blocks are passed.
+
+        Parameters
+        ----------
+        targets : Tensor, optional
+            The token after each, [samples, length], int64; by default the samples' own next tokens.
 
         Returns
         -------
         Tensor
-            [samples, length - 1], float32; element t is the loss of token t + 1.
+            float32, [samples, length] for given targets; otherwise [samples, length - 1], where element t is the loss
+            of token t + 1.
 
         Raises
         ------
@@ -147,22 +160,25 @@ class BlockStream:
         if self._current < len(self._blocks):
             raise ValueError(f"losses are known after the last block, not after {self._current}")
         with torch.no_grad():
-            return torch.cat([self._tail(index, hidden) for index, hidden in enumerate(self._hidden)])
+            parts = self._targets if targets is None else targets.split([len(batch) for batch in self._batches])
+            return torch.cat(
+                [self._tail(index, *pair) for index, pair in enumerate(zip(self._hidden, parts, strict=True))]
+            )
 
     # -- backward ------------------------------------------------------------------------------------------------------
 
     def backward(self, spool: str | Path | None = None) -> Iterator[Block]:
         """Take the gradient of the mean loss of the predicted tokens back through the blocks, in reverse order.
 
-        A forward pass from the first block comes before; it keeps each block's inputs on disk. Then each block runs again
-        with gradients. Whoever wants the gradients of a layer's outputs calls `LinearLayer.watch_outputs` before, with
-        a callback that registers a hook on the outputs it gets.
+        A forward pass from the first block comes before; it keeps each block's inputs on disk. Then each block runs
+        again with gradients. Whoever wants the gradients of a layer's outputs calls `LinearLayer.watch_outputs` before,
+        with a callback that registers a hook on the outputs that require a gradient (those of the pass before do not).
 
         Parameters
         ----------
         spool : path, optional
-            Folder for the inputs, blocks * [samples, length, hidden] in all, deleted at the end; by default the system's
-            for temporary files.
+            Folder for the inputs, blocks * [samples, length, hidden] in all, deleted at the end; by default the
+            system's for temporary files.
 
         Yields
         ------
@@ -181,7 +197,7 @@ class BlockStream:
             folder = Path(name)
             while self._current < len(self._blocks):
                 torch.save(self._hidden, folder / str(self._current))
-                self._forward()
+                self.skip()
             upstream = [self._tail_gradient(index) for index in range(len(self._batches))]
             for position in reversed(range(len(self._blocks))):
                 block = self._blocks[position]
@@ -191,19 +207,13 @@ class BlockStream:
                         upstream[index] = self._block_gradient(block, index, hidden, upstream[index])
                     yield block
 
-    def _forward(self) -> None:
-        """Pass the current block and measure nothing."""
-        block = self._blocks[self._current]
-        with torch.no_grad(), block.loaded():
-            self._hidden = [self._run(block, *item).to(item[1].device) for item in enumerate(self._hidden)]
-        self._current += 1
-
     def _tail_gradient(self, index: int) -> Tensor:
         """d mean loss / d outputs of the last block, for one batch."""
         with torch.enable_grad():
             hidden = self._hidden[index].detach().requires_grad_()
             predicted = self._samples.numel() - len(self._samples)
-            (gradient,) = torch.autograd.grad(self._tail(index, hidden).sum() / predicted, hidden)
+            losses = self._tail(index, hidden, self._targets[index])
+            (gradient,) = torch.autograd.grad(losses.sum() / predicted, hidden)
         return gradient
 
     def _block_gradient(self, block: Block, index: int, hidden: Tensor, upstream: Tensor) -> Tensor:
@@ -260,12 +270,16 @@ class BlockStream:
                 # The base model ends before the head, whose logits nobody needs here.
                 self._read(self._model.base_model, index)
 
-    def _tail(self, index: int, hidden: Tensor) -> Tensor:
-        """Losses of one batch, [samples, length - 1], from the outputs of the last block."""
+    @property
+    def _targets(self) -> list[Tensor]:
+        """The next token of each but the last, for each batch, [samples, length - 1]."""
+        return [batch[:, 1:] for batch in self._batches]
+
+    def _tail(self, index: int, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Losses of one batch, in the shape of the targets, from the outputs of the last block."""
         with self._replaced(lambda block, inputs, call: hidden):
-            logits = self._read(self._model, index).logits[:, :-1].float()
-        targets = self._batches[index][:, 1:].to(logits.device)
-        return cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+            logits = self._read(self._model, index).logits[:, : targets.shape[1]].float()
+        return cross_entropy(logits.transpose(1, 2), targets.to(logits.device), reduction="none")
 
     @contextlib.contextmanager
     def _replaced(self, answer: Callable[[Block, Tensor, _Call], Tensor]) -> Iterator[None]:

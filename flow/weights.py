@@ -1,4 +1,4 @@
-"""Weights on disk: read lazily from a checkpoint's files, block by block, and written back under the names they had there.
+"""Weights on disk: read lazily from a checkpoint's files, block by block, and written back under their names there.
 
 Names and shapes in the files are not always those of the model: transformers renames parameters when it loads them and
 merges some (the experts of Mixtral). Its own conversions are used here, on the tensors of one block at a time.
@@ -30,6 +30,7 @@ from transformers.modeling_utils import LoadStateDictConfig
 
 from flexcim.errors import FlexCiMError
 from flow.blocks import Block
+from flow.quiet import quiet
 
 __all__ = ["INDEX", "SINGLE", "CheckpointError", "TensorFiles", "Weights", "shard_name", "write_tensors"]
 
@@ -98,7 +99,7 @@ class TensorFiles:
         for path in self._files():
             try:
                 with _opened(path) as file:
-                    for name in file.keys():
+                    for name in file.names():
                         self.places[name] = path
                         self._facts[name] = file.facts(name)
             except Exception as error:
@@ -161,7 +162,7 @@ class _opened:  # noqa: N801 - used like a function
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def keys(self) -> list[str]:
+    def names(self) -> list[str]:
         return list(self._file.keys() if self._pickled is None else self._pickled)
 
     def facts(self, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
@@ -253,7 +254,7 @@ class Weights:
 
     def release(self, block: Block) -> None:
         """Put the block's parameters and persistent buffers back on the meta device."""
-        for path, module in block.module.named_modules():
+        for module in block.module.modules():
             for name, parameter in list(module.named_parameters(recurse=False)):
                 setattr(module, name, nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False))
             for name, buffer in list(module.named_buffers(recurse=False)):
@@ -282,8 +283,8 @@ class Weights:
             device_map={"": str(device)},
             weight_mapping=get_model_conversion_mapping(self._model),
         )
-        tensors = self._read(names)
-        loading, _ = convert_and_load_state_dict_in_model(self._model, tensors, options)
+        with quiet():
+            loading, _ = convert_and_load_state_dict_in_model(self._model, self._read(names), options)
         for name, stored, wanted in sorted(loading.mismatched_keys):
             raise CheckpointError(
                 f"{self._folder}: {name} has shape {list(stored)}, but its config.json makes it {list(wanted)}"
@@ -337,7 +338,9 @@ class Weights:
         fresh = {} if block is None else self._fresh(block)
         unknown = sorted(fresh.keys() - set(names))
         if unknown:
-            raise CheckpointError(f"{self._folder}: {unknown[0]} would be written, but the checkpoint has no such weight")
+            raise CheckpointError(
+                f"{self._folder}: {unknown[0]} would be written, but the checkpoint has no such weight"
+            )
         tensors = self._read([name for name in names if name not in fresh])
         tensors |= {name: tensor.to("cpu", self._files.dtype(name)) for name, tensor in fresh.items()}
         return {name: tensors[name] for name in names}
@@ -358,9 +361,7 @@ class Weights:
 
     def _used_renamings(self, block: Block) -> list[WeightRenaming]:
         """The renamings that did something to this block's names."""
-        renamings = [
-            entry for entry in get_model_conversion_mapping(self._model) if isinstance(entry, WeightRenaming)
-        ]
+        renamings = [entry for entry in get_model_conversion_mapping(self._model) if isinstance(entry, WeightRenaming)]
         return [
             entry
             for entry in renamings
@@ -370,6 +371,13 @@ class Weights:
     def replace(self, block: Block, path: Path) -> None:
         """From now on read the block's tensors from another file."""
         self._replaced |= dict.fromkeys(self._names[block.name], path)
+
+    def relocate(self, before: Path, after: Path) -> None:
+        """Say that a folder with such files has another name now."""
+        self._replaced = {
+            name: after / path.relative_to(before) if path.is_relative_to(before) else path
+            for name, path in self._replaced.items()
+        }
 
 
 def _stored(block: Block) -> dict[str, nn.Parameter]:
