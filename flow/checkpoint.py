@@ -134,7 +134,7 @@ class Checkpoint:
             self.shard(block, target).unlink(missing_ok=True)
 
     def _save_shards(self, target: Path) -> None:
-        places = {}
+        places: dict[str, str] = {}
         for block in (*self.blocks, None):
             path = self.shard(block, target)
             if not path.exists():

@@ -209,9 +209,12 @@ def write_result(folder: str | os.PathLike[str], result: PruneResult, journal: J
         if journal is None:
             # Beside the target, so that the renames stay within one file system.
             work = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
-            with Journal(work, {}) as journal:
-                _write(journal, result)
-                journal.finish(target)
+            try:
+                with Journal(work, {}) as journal:
+                    _write(journal, result)
+                    journal.finish(target)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
         else:
             _write(journal, result)
             journal.finish(target)

@@ -129,8 +129,11 @@ def prune(
     stream = BlockStream(model, blocks, windows)
     prunable = [block for block in blocks if block.layers]
     facts = once("facts", lambda: [_facts(block, stream.dense) for block in prunable])
-    shaped = [BlockFacts(*found, _shapes(block)) for block, found in zip(prunable, facts, strict=True)]
-    selection = select(shaped, sparsity, config.patterns)
+    selection = select(
+        [BlockFacts(share, locality, _shapes(block)) for block, (share, locality) in zip(prunable, facts, strict=True)],
+        sparsity,
+        config.patterns,
+    )
     choices = dict(zip(prunable, selection.choices, strict=True))
     layers: list[PrunedLayer] = []
     for index, block in enumerate(blocks):

@@ -137,7 +137,7 @@ class TensorFiles:
         by_path: defaultdict[Path, list[str]] = defaultdict(list)
         for name in names:
             by_path[self.places[name]].append(name)
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for path, inside in by_path.items():
             with _opened(path) as file:
                 tensors |= {name: file.tensor(name) for name in inside}
