@@ -167,12 +167,12 @@ def _run(
     replacement = next((product.replacement for product in products if product.replacement is not None), None)
     if replacement is None:
         outputs = compute()
+        outputs = outputs.mT if turned else outputs
     else:
         outputs = replacement(inputs)
-        if bias is not None:
-            outputs = outputs + bias
-        outputs = outputs.mT if turned else outputs
+        outputs = outputs if bias is None else outputs + bias
     for product in products:
         if product.outputs is not None:
-            product.outputs(outputs.mT if turned else outputs)
-    return outputs
+            product.outputs(outputs)
+    # What was shown is what is used, so that a gradient passes it.
+    return outputs.mT if turned else outputs

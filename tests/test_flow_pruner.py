@@ -120,7 +120,8 @@ def test_activations_are_what_the_integer_model_sends_to_the_hardware(result):
     model = copy.deepcopy(result.checkpoint.model)
     inputs: dict[str, torch.Tensor] = {}
     for layer in result.layers:
-        module = QuantizedLinear(*layer.integers(), bias=layer.layer.bias)
+        weights, scales = layer.integers()
+        module = QuantizedLinear(weights, scales, layer.layer.bias)
         model.set_submodule(layer.name, module)
         module.register_forward_pre_hook(
             lambda module, arguments, name=layer.name: inputs.setdefault(name, arguments[0])

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from flow import stream as stream_module
 from flow.blocks import find_blocks
+from flow.quiet import quiet
 from flow.statistics import InputStatistics, observe
 from flow.stream import BlockStream, CalibrationError
+from tests.model_families import tiny_family
 from tests.tiny_models import tiny_llama, tiny_mamba2
 
 SAMPLES = torch.randint(256, (7, 20), generator=torch.Generator().manual_seed(0))
@@ -103,3 +108,116 @@ def test_observing_ends_with_its_context():
     with torch.no_grad():
         model(input_ids=SAMPLES)
     assert {statistics.tokens for statistics in seen.values()} == {SAMPLES.numel()}
+
+
+# -- losses and gradients ----------------------------------------------------------------------------------------------
+
+
+def whole_model_losses(model) -> torch.Tensor:
+    """Loss of each token but the first, [samples, length - 1], from a plain call of the model."""
+    logits = model(input_ids=SAMPLES, use_cache=False).logits[:, :-1]
+    return cross_entropy(logits.transpose(1, 2), SAMPLES[:, 1:], reduction="none")
+
+
+def test_losses_are_those_of_the_whole_model(model):
+    blocks = find_blocks(model)
+    stream = BlockStream(model, blocks, SAMPLES)
+    for block in blocks:
+        with pytest.raises(ValueError, match=r"^losses are known after the last block, not after \d$"):
+            stream.losses()
+        for layer in block.layers:
+            layer.weight[:, ::3] = 0
+        stream.advance()
+    with torch.no_grad():
+        assert torch.allclose(stream.losses(), whole_model_losses(model), atol=1e-5)
+        targets = torch.zeros_like(SAMPLES)
+        chosen = model(input_ids=SAMPLES).logits.log_softmax(-1)[..., 0]
+        assert torch.allclose(stream.losses(targets), -chosen, atol=1e-5)
+
+
+@contextlib.contextmanager
+def gradients_of(layers):
+    """Gradients of the layers' outputs, [tokens, outputs] of each batch, by name, while the context is open."""
+    seen: dict[str, list[torch.Tensor]] = {layer.name: [] for layer in layers}
+    with contextlib.ExitStack() as handles:
+        for layer in layers:
+
+            def watch(outputs, name=layer.name):
+                if outputs.requires_grad:
+                    outputs.register_hook(lambda gradient: seen[name].append(gradient.flatten(0, -2)))
+
+            handles.callback(layer.watch_outputs(watch).remove)
+        yield seen
+
+
+def assert_same_gradients(model, folder) -> None:
+    blocks = find_blocks(model)
+    layers = [layer for block in blocks for layer in block.layers]
+    with gradients_of(layers) as expected:
+        whole_model_losses(model.requires_grad_(True)).mean().backward()
+    model.zero_grad()
+    stream = BlockStream(model.requires_grad_(False), blocks, SAMPLES)
+    with gradients_of(layers) as found:
+        order = [block.name for block in stream.backward(folder)]
+    assert order == [block.name for block in reversed(blocks)]
+    assert list(folder.iterdir()) == []
+    for name, whole in expected.items():
+        gradient = torch.cat(found[name])
+        assert gradient.abs().max() > 0
+        assert torch.allclose(gradient, whole[0], atol=1e-5 * whole[0].abs().max().item()), name
+    assert all(parameter.grad is None for parameter in model.parameters())
+    stream.losses()  # the stream stands at its end
+
+
+def test_gradients_at_layer_outputs_are_those_of_the_whole_model(model, tmp_path):
+    assert_same_gradients(model, tmp_path)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "rwkv", "mamba"])
+def test_gradients_of_layers_that_are_stored_or_used_otherwise(family, tmp_path):
+    with quiet():
+        model = tiny_family(family)
+        if family == "rwkv":
+            model.config.rescale_every = 0
+        assert_same_gradients(model, tmp_path)
+
+
+def test_experts_see_the_tokens_that_are_routed_to_them():
+    with quiet():
+        model = tiny_family("mixtral")
+        model.set_experts_implementation("eager")
+        blocks = find_blocks(model)
+        dense = BlockStream(model, blocks, SAMPLES).dense
+    # Each token goes to two of the four experts.
+    experts = [seen.tokens for name, seen in dense.items() if "layers.0" in name and "gate_up_proj" in name]
+    assert sum(experts) == 2 * SAMPLES.numel()
+    assert len(set(experts)) > 1
+
+
+def test_encoders_have_no_losses():
+    with quiet():
+        model = tiny_family("bert")
+        stream = BlockStream(model, find_blocks(model), SAMPLES)
+        for call in (stream.losses, lambda: next(stream.backward())):
+            with pytest.raises(
+                CalibrationError, match=r"^BertForMaskedLM does not predict the next token, so it has no"
+            ):
+                call()
+
+
+def test_the_dense_model_is_measured_first():
+    model = tiny_llama()
+    stream = BlockStream(model, find_blocks(model), SAMPLES)
+    stream.advance()
+    with pytest.raises(ValueError, match=r"is to be measured before 1 blocks were passed, not after$"):
+        _ = stream.dense
+
+
+def test_models_that_work_between_their_blocks_are_refused():
+    with quiet():
+        model = tiny_family("rwkv")  # halves the hidden states every second block
+        with pytest.raises(
+            CalibrationError, match=r"^RwkvForCausalLM changes the hidden states before rwkv\.blocks\.2,"
+        ):
+            BlockStream(model, find_blocks(model), SAMPLES)
+    assert not any("forward" in vars(module) for module in model.modules())
