@@ -202,31 +202,29 @@ def write_result(folder: str | os.PathLike[str], result: PruneResult, journal: J
     Raises
     ------
     ExportError
-        If the folder cannot be written.
+        If the folder cannot be written without a journal.
+    OSError
+        If it cannot be written with one.
     """
     target = Path(folder).resolve()
+    if journal is not None:
+        _write(journal, result, target)
+        return
+    # Beside the target, so that the renames stay within one file system.
+    work = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
     try:
-        if journal is None:
-            # Beside the target, so that the renames stay within one file system.
-            work = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
-            try:
-                with Journal(work, {}) as journal:
-                    _write(journal, result)
-                    journal.finish(target)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-        else:
-            _write(journal, result)
-            journal.finish(target)
-        result.checkpoint.weights.relocate(journal.result, target)
+        with Journal(work, {}) as journal:
+            _write(journal, result, target)
     except OSError as error:
         raise ExportError(f"{folder}: cannot be written ({error.strerror})") from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
-def _write(journal: Journal, result: PruneResult) -> None:
-    for litter in journal.result.glob(".*"):
-        shutil.rmtree(litter)  # of a process that was killed
+def _write(journal: Journal, result: PruneResult, target: Path) -> None:
     result.checkpoint.save(journal.shards)
     write_packed(journal.result / "packed", pack(result))
     files.write_text(journal.result / "plan.toml", plan(result))
     files.write_text(journal.result / "report.json", json.dumps(report(result), indent=2) + "\n")
+    journal.finish(target)
+    result.checkpoint.weights.relocate(journal.result, target)

@@ -61,6 +61,7 @@ class Journal:
         try:
             self._hold()
             self._check()
+            self._tidy()
         except BaseException:
             os.close(self._lock)
             raise
@@ -82,11 +83,19 @@ class Journal:
         except BlockingIOError:
             raise JournalError(f"{self.folder}: another process is at work on this output") from None
 
+    def _tidy(self) -> None:
+        """Delete what a process was writing when it was killed: it has a name with a dot before it."""
+        for path in list(self.folder.rglob(".*")):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
     def _check(self) -> None:
         """Take the folder over from an equal run, or begin it."""
         run = self.folder / _RUN
         if not run.exists():
-            foreign = sorted(entry.name for entry in self.folder.iterdir() if not entry.name.startswith(f".{_RUN}"))
+            foreign = sorted(entry.name for entry in self.folder.iterdir() if not entry.name.startswith(f".{_RUN}."))
             if foreign:
                 raise JournalError(
                     f"{self.folder}: holds {foreign[0]!r}, which is no unfinished run, so it is not used"

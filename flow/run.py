@@ -76,8 +76,9 @@ def prune_to(
         "evaluation": file_facts(evaluation_text),
         "versions": [safetensors.__version__, torch.__version__, transformers.__version__],
     }
+    partial = target.with_name(f"{target.name}.partial")
     try:
-        with Journal(target.with_name(f"{target.name}.partial"), options) as journal:
+        with Journal(partial, options) as journal:
             result = prune(
                 model_path,
                 sparsity=sparsity,
@@ -94,7 +95,8 @@ def prune_to(
             )
             write_result(output, result, journal)
     except OSError as error:
-        raise ExportError(f"{output}: cannot be written ({error.strerror})") from None
+        kept = f"; what is finished is kept in {partial}" if partial.exists() else ""
+        raise ExportError(f"{output}: cannot be written ({error.strerror}){kept}") from None
     return result
 
 
