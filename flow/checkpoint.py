@@ -130,8 +130,13 @@ class Checkpoint:
                 tensors |= self.weights.tensors(block)
         write_tensors(target / SINGLE, tensors)
         for block in self.blocks:
-            self.weights.replace(block, target / SINGLE)
+            self._now_in(block, target / SINGLE)
             self.shard(block, target).unlink(missing_ok=True)
+
+    def _now_in(self, block: Block, path: Path) -> None:
+        """Load a streamed block from a new file; one that stays in memory needs none."""
+        if block.store is not None:
+            self.weights.replace(block, path)
 
     def _save_shards(self, target: Path) -> None:
         places: dict[str, str] = {}
@@ -141,7 +146,7 @@ class Checkpoint:
                 with contextlib.nullcontext() if block is None else block.loaded():
                     write_tensors(path, self.weights.tensors(block))
             if block is not None:
-                self.weights.replace(block, path)
+                self._now_in(block, path)
             places |= dict.fromkeys(self.weights.names(block), path.name)
         index = {"metadata": {"total_size": self.weights.size()}, "weight_map": dict(sorted(places.items()))}
         files.write_text(target / INDEX, json.dumps(index, indent=2) + "\n")

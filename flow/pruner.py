@@ -196,8 +196,22 @@ def _window(checkpoint: Checkpoint, length: int | None) -> int:
 def _samples(checkpoint: Checkpoint, path: str | os.PathLike[str], samples: int, length: int, seed: int) -> Tensor:
     """What the model is calibrated on: windows of a text, or images."""
     if checkpoint.tokenizer is None:
-        return draw_images(read_images(path), samples, seed)
+        images = read_images(path)
+        _check_images(checkpoint, images)
+        return draw_images(images, samples, seed)
     return draw_samples(_tokens(read_text(path), checkpoint), samples, length, seed)
+
+
+def _check_images(checkpoint: Checkpoint, images: Tensor) -> None:
+    """PruneError if the model does not read images of this shape."""
+    config = checkpoint.model.config
+    size = getattr(config, "image_size", None)
+    if size is None:
+        return
+    height, width = (size, size) if isinstance(size, int) else size
+    wanted, given = [config.num_channels, height, width], list(images.shape[1:])
+    if given != wanted:
+        raise PruneError(f"{checkpoint.name} reads images of shape {wanted}, but those for calibration are {given}")
 
 
 def _tokens(text: str, checkpoint: Checkpoint) -> Tensor:

@@ -52,7 +52,7 @@ def prune_to(
     device : str, optional
         Where blocks are computed; by default CUDA if there is any, else the CPU.
     model_path, sparsity, calibration_text, evaluation_text, config, samples, length, seed, activations, progress
-        As in `prune`.
+        As in `prune`; what is written in the end is one step more.
 
     Raises
     ------
@@ -93,6 +93,8 @@ def prune_to(
                 progress=progress,
                 journal=journal,
             )
+            if progress is not None:
+                progress("packing and writing", 1, 1)
             write_result(output, result, journal)
     except OSError as error:
         kept = f"; what is finished is kept in {partial}" if partial.exists() else ""

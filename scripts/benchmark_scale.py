@@ -57,7 +57,7 @@ def write_model(folder: Path, blocks: int, seed: int) -> None:
     """Write the model, a shard for each block and one for the rest, with configuration and tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(seed)
-    places = {}
+    places: dict[str, str] = {}
     for index in range(blocks + 1):
         prefix = f"model.layers.{index}."
         shapes = {prefix + name: shape for name, shape in BLOCK_SHAPES.items()} if index < blocks else REST_SHAPES
@@ -156,21 +156,15 @@ def main() -> int:
     by_name = {name: (seconds, peak) for name, seconds, peak in watch.rows}
     block = parameters(BLOCK_SHAPES)
     dense = by_name["looking for outliers"][0] / options.blocks
-    pruning = [row for row in watch.rows if row[0].startswith("pruning block")]
-    # The step of the last block goes on until all is packed and written.
-    alone = [seconds for _, seconds, _ in pruning[:-1]] or [pruning[-1][1]]
-    last = pruning[-1][1] - (sum(alone) / len(alone) if len(pruning) > 1 else 0)
-    per_block = dense + sum(alone) / len(alone) + last / options.blocks
+    pruning = sum(seconds for name, seconds, _ in watch.rows if name.startswith("pruning block")) / options.blocks
+    writing = by_name["packing and writing"][0] / options.blocks
     rest = parameters(REST_SHAPES)
     activations = 2 * options.samples * options.length * HIDDEN * 4
     print(f"\nsparsity {result.sparsity:.2%}; weights of one block {block * 4 / 2**30:.2f} GiB in float32,")
     print(f"embeddings and head {rest * 4 / 2**30:.2f} GiB, hidden states {activations / 2**30:.2f} GiB")
     print(f"largest resident memory while pruning: {max(row[2] for row in watch.rows[2:]) / 2**30:.2f} GiB")
-    print(
-        f"a block: {dense:.0f} s dense statistics, {sum(alone) / len(alone):.0f} s pruning, "
-        f"{last / options.blocks:.0f} s packing and writing"
-    )
-    print(f"all {ALL_BLOCKS} blocks, extrapolated: {per_block * ALL_BLOCKS / 3600:.2f} h")
+    print(f"a block: {dense:.0f} s dense statistics, {pruning:.0f} s pruning, {writing:.0f} s packing and writing")
+    print(f"all {ALL_BLOCKS} blocks, extrapolated: {(dense + pruning + writing) * ALL_BLOCKS / 3600:.2f} h")
     return 0
 
 

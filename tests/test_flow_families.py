@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from flexcim.pattern import Pattern
 from flow.blocks import find_blocks
 from flow.checkpoint import load_checkpoint
+from flow.images import ImageError
 from flow.masks import nm_mask
-from flow.pruner import prune
+from flow.pruner import PruneError, prune
 from flow.quiet import quiet
 from flow.scores import wanda_scores
 from flow.stream import BlockStream
@@ -123,3 +124,21 @@ def test_the_whole_pruner_takes_it(family, folder, tmp_path):
         pruned, quantized = result.evaluations.pruned.nats, result.evaluations.quantized.nats
         assert quantized == pytest.approx(pruned, rel=0.02)
         assert quantized != pruned
+
+
+def test_what_an_encoder_cannot_do_is_refused(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    with quiet():
+        folder = save_tiny(tmp_path / "bert", tiny_family("bert"))
+    with pytest.raises(
+        PruneError, match=r"^bert does not predict the next token, so it cannot be evaluated on a text$"
+    ):
+        prune(folder, sparsity=0.5, calibration_text=text, evaluation_text=text, samples=2, length=16)
+    with quiet():
+        folder = save_tiny(tmp_path / "vit", tiny_family("vit"))
+    save_file({"pixel_values": torch.zeros(1, 3, 8, 8)}, tmp_path / "small")
+    with pytest.raises(PruneError, match=r"^vit reads images of shape \[3, 16, 16\], but those .* are \[3, 8, 8\]$"):
+        prune(folder, sparsity=0.5, calibration_text=tmp_path / "small")
+    with pytest.raises(ImageError, match=r"text\.txt: cannot be read as a safetensors file of images"):
+        prune(folder, sparsity=0.5, calibration_text=text)

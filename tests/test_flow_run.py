@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
 
 from flow.export import ExportError, write_result
-from flow.journal import Journal, JournalError
+from flow.journal import JournalError
 from flow.pruner import prune
 from flow.quiet import quiet
 from flow.run import DeviceError, prune_to
@@ -23,7 +23,7 @@ from tests.model_families import tiny_family, tiny_inputs
 from tests.tiny_models import TEXT, save_tiny, tiny_llama
 
 ROOT = Path(__file__).resolve().parents[1]
-OPTIONS = {"sparsity": 0.5, "samples": 3, "length": 24}
+OPTIONS: dict[str, Any] = {"sparsity": 0.5, "samples": 3, "length": 24}
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +96,7 @@ def test_one_block_at_a_time_is_in_memory(family, text, tmp_path, monkeypatch):
 VICTIMS = """
 import os, random, signal, sys, time
 from pathlib import Path
+from typing import Any
 import torch
 torch.set_num_threads(1)
 from flow.run import prune_to
@@ -232,24 +233,6 @@ def test_a_work_folder_of_somebody_else_is_left_alone(folder, text, tmp_path):
     with pytest.raises(JournalError, match=r"out\.partial: holds '\.git', which is no unfinished run, so it is not"):
         prune_to(tmp_path / "out", folder, calibration_text=text, **OPTIONS)
     assert sorted(path.name for path in (tmp_path / "out.partial").iterdir()) == [".git", "thesis.tex"]
-
-
-def test_two_processes_do_not_work_on_one_output(tmp_path):
-    with Journal(tmp_path / "work", {"a": 1}) as journal:
-        assert journal.once("note", lambda: [1, 0.1]) == [1, 0.1]
-        with pytest.raises(JournalError, match=r"work: another process is at work on this output$"):
-            Journal(tmp_path / "work", {"a": 1}).__enter__()
-    with Journal(tmp_path / "work", {"a": 1}) as journal:
-        assert journal.once("note", lambda: pytest.fail("is known")) == [1, 0.1]
-
-
-def test_what_was_left_while_cleaning_up_does_not_hinder_another_run(tmp_path):
-    work = tmp_path / "work"
-    with Journal(work, {"a": 1}) as journal:
-        journal.once("note", lambda: 1)
-    (work / "run.json").write_text(json.dumps({"finished": True}))
-    with Journal(work, {"a": 2}) as journal:
-        assert journal.once("note", lambda: 2) == 2
 
 
 def test_a_run_that_fails_before_anything_is_finished_leaves_nothing(folder, text, tmp_path):
