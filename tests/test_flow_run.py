@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from flow import checkpoint
 from flow.export import ExportError, write_result
 from flow.journal import JournalError
 from flow.pruner import prune
@@ -29,7 +30,7 @@ OPTIONS: dict[str, Any] = {"sparsity": 0.5, "samples": 3, "length": 24}
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text(TEXT, encoding="utf-8")
+    path.write_text(TEXT[:500], encoding="utf-8")
     return path
 
 
@@ -99,9 +100,11 @@ from pathlib import Path
 from typing import Any
 import torch
 torch.set_num_threads(1)
+import flow.checkpoint
 from flow.run import prune_to
 
-output, model, text, seed = sys.argv[1:]
+output, model, text, seed, single = sys.argv[1:]
+flow.checkpoint._SINGLE_FILE_BYTES = int(single)
 chance = random.Random(int(seed))
 
 def run(die_at, after):
@@ -122,8 +125,8 @@ def run(die_at, after):
 
 killed = 0
 for attempt in range(30):
-    by_clock = attempt % 3 == 2
-    die_at, after = chance.randint(2, 6), chance.random() < 0.5
+    by_clock = attempt % 4 == 3
+    die_at, after = chance.randint(3, 8), chance.random() < 0.5
     child = os.fork()
     if not child:
         try:
@@ -155,8 +158,11 @@ print(killed)
 """
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_run_that_is_killed_at_any_point_gives_the_same_bytes_in_the_end(seed, folder, text, tmp_path):
+@pytest.mark.parametrize(("seed", "single"), [(1, 1 << 30), (2, 0)], ids=["one file", "shards"])
+def test_a_run_that_is_killed_at_any_point_gives_the_same_bytes_in_the_end(
+    seed, single, folder, text, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(checkpoint, "_SINGLE_FILE_BYTES", single)
     expected = tmp_path / "expected"
     prune_to(expected, folder, calibration_text=text, evaluation_text=text, **OPTIONS, device="cpu")
     output = tmp_path / "place" / "out"
@@ -164,7 +170,7 @@ def test_a_run_that_is_killed_at_any_point_gives_the_same_bytes_in_the_end(seed,
     if seed == 2:
         # An earlier result, of other options, that is to be replaced.
         prune_to(output, folder, calibration_text=text, sparsity=0.25, samples=2, length=16, device="cpu")
-    words = [sys.executable, "-c", VICTIMS, str(output), str(folder), str(text), str(seed)]
+    words = [sys.executable, "-c", VICTIMS, str(output), str(folder), str(text), str(seed), str(single)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
@@ -221,7 +227,7 @@ def test_another_run_does_not_mix_with_an_unfinished_one(folder, text, tmp_path)
     ):
         prune_to(tmp_path / "out", folder, calibration_text=text, **other)
     changed = tmp_path / "changed.txt"
-    changed.write_text(TEXT + "!")
+    changed.write_text(TEXT)
     with pytest.raises(JournalError, match=r"holds an unfinished run with calibration \"\w+ \.\.\., not \"\w+ \.\.\.;"):
         prune_to(tmp_path / "out", folder, calibration_text=changed, **OPTIONS)
 

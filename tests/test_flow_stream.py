@@ -10,11 +10,12 @@ from torch.nn.functional import cross_entropy
 
 from flow import stream as stream_module
 from flow.blocks import find_blocks
+from flow.checkpoint import load_checkpoint
 from flow.quiet import quiet
 from flow.statistics import InputStatistics, observe
 from flow.stream import BlockStream, CalibrationError
 from tests.model_families import tiny_family
-from tests.tiny_models import tiny_llama, tiny_mamba2
+from tests.tiny_models import save_tiny, tiny_llama, tiny_mamba2
 
 SAMPLES = torch.randint(256, (7, 20), generator=torch.Generator().manual_seed(0))
 
@@ -150,15 +151,24 @@ def gradients_of(layers):
         yield seen
 
 
-def assert_same_gradients(model, folder) -> None:
+def layers_of(blocks):
+    return [layer for block in blocks for layer in block.layers]
+
+
+def assert_same_gradients(model, folder, streamed=None) -> None:
+    """Compare with the whole model's gradients those that pass it, or the same model on disk, block by block."""
     blocks = find_blocks(model)
-    layers = [layer for block in blocks for layer in block.layers]
-    with gradients_of(layers) as expected:
+    with gradients_of(layers_of(blocks)) as expected:
         whole_model_losses(model.requires_grad_(True)).mean().backward()
     model.zero_grad()
+    if streamed is not None:
+        model, blocks = streamed.model, streamed.blocks
     stream = BlockStream(model.requires_grad_(False), blocks, SAMPLES)
-    with gradients_of(layers) as found:
-        order = [block.name for block in stream.backward(folder)]
+    with gradients_of(layers_of(blocks)) as found:
+        order = []
+        for block in stream.backward(folder):
+            order.append(block.name)
+            assert all(other is block or other.store is None or not other._is_loaded() for other in blocks)
     assert order == [block.name for block in reversed(blocks)]
     assert list(folder.iterdir()) == []
     for name, whole in expected.items():
@@ -171,6 +181,12 @@ def assert_same_gradients(model, folder) -> None:
 
 def test_gradients_at_layer_outputs_are_those_of_the_whole_model(model, tmp_path):
     assert_same_gradients(model, tmp_path)
+
+
+def test_gradients_pass_a_model_that_is_read_block_by_block(model, tmp_path):
+    streamed = load_checkpoint(save_tiny(tmp_path / "model", model), streamed=True)
+    (tmp_path / "spool").mkdir()
+    assert_same_gradients(model, tmp_path / "spool", streamed)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "rwkv", "mamba"])
