@@ -1,94 +1,178 @@
-"""Checkpoints in Hugging Face format: read from a local folder, checked, and written back in the dtypes they had."""
+"""Checkpoints in Hugging Face format: read from a local folder, block by block if wanted, checked, and written back."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import shutil
 import textwrap
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from flexcim.errors import FlexCiMError
+from flexcim import files
+from flow.blocks import Block, find_blocks
 from flow.quiet import quiet
+from flow.weights import INDEX, SINGLE, CheckpointError, TensorFiles, Weights, shard_name, write_tensors
 
 __all__ = ["Checkpoint", "CheckpointError", "load_checkpoint"]
 
+_SINGLE_FILE_BYTES = 256 << 20
+"""A pruned checkpoint up to this size is one file; a larger one has a file for each block and one for the rest."""
 
-class CheckpointError(FlexCiMError):
-    """A folder that holds no causal language model to prune; the message is one sentence that names the folder."""
+_COMPANIONS = (".jinja", ".json", ".model", ".txt")
+"""What belongs to a checkpoint besides its weights: configuration, tokenizer, vocabulary, preprocessing."""
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A causal language model and its tokenizer.
+    """A model of the Hugging Face kind on disk and, as far as it is loaded, in memory.
 
     Parameters
     ----------
-    name : str
-        Name of the folder that it came from.
+    folder : Path
+        Where it came from.
     model : PreTrainedModel
-        The model on the CPU, in float32 and in evaluation mode.
-    tokenizer : PreTrainedTokenizerBase
-        Its tokenizer.
-    dtypes : dict
-        The dtypes that its parameters and buffers have on disk, by name.
+        The model, in float32 and in evaluation mode, on the CPU but for its blocks.
+    blocks : tuple of Block
+        Its stack. The blocks of a streamed checkpoint are in memory only while they are `Block.loaded`.
+    tokenizer : PreTrainedTokenizerBase or None
+        Its tokenizer; None for a model that reads no text.
+    weights : Weights
+        Its weights on disk.
     """
 
-    name: str
+    folder: Path
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    dtypes: dict[str, torch.dtype]
+    blocks: tuple[Block, ...]
+    tokenizer: PreTrainedTokenizerBase | None
+    weights: Weights
+
+    @property
+    def name(self) -> str:
+        """Name of the folder that it came from."""
+        return self.folder.resolve().name
 
     @property
     def context(self) -> int | None:
         """Tokens that the model can see at once, if its configuration limits them."""
         return getattr(self.model.config, "max_position_embeddings", None)
 
+    def settle(self, block: Block) -> None:
+        """Give the weights of a loaded block's layers the values that they have on disk: rounded to their dtypes there.
+
+        Called after a block is pruned and before its outputs are used, so that what is measured is what will be saved,
+        and a run that is resumed from disk sees the same numbers.
+        """
+        self.weights.round(block)
+
+    def store(self, block: Block, folder: Path) -> None:
+        """Write a loaded block's shard into a folder, from which the block is loaded from now on.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        path = self.shard(block, folder)
+        write_tensors(path, self.weights.tensors(block))
+        self.weights.replace(block, path)
+
+    def recover(self, block: Block, folder: Path) -> bool:
+        """Load a block from the shard that an earlier run has stored in a folder; False if there is none."""
+        path = self.shard(block, folder)
+        if path.exists():
+            self.weights.replace(block, path)
+        return path.exists()
+
+    def shard(self, block: Block | None, folder: Path) -> Path:
+        """Name of a block's shard, or that of the rest for None."""
+        index = len(self.blocks) if block is None else self.blocks.index(block)
+        return folder / shard_name(index, len(self.blocks) + 1)
+
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write model and tokenizer so that plain transformers loads them, each tensor in the dtype it came in."""
-        with quiet(), self._original_dtypes():
-            self.model.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
-        # safetensors makes its files for the owner alone, the others are as readable as the user's mask has it.
-        mode = (Path(folder) / "config.json").stat().st_mode
-        for path in Path(folder).glob("*.safetensors"):
-            path.chmod(mode)
+        """Write the checkpoint as it is now, so that plain transformers loads it.
 
-    @contextlib.contextmanager
-    def _original_dtypes(self) -> Iterator[None]:
-        # save_pretrained takes the dtype of config.json from the model, so the model itself must have it meanwhile.
-        wide = {name: tensor.data for name, tensor in _tensors(self.model)}
-        try:
-            for name, tensor in _tensors(self.model):
-                tensor.data = tensor.data.to(self.dtypes[name])
-            yield
-        finally:
-            for name, tensor in _tensors(self.model):
-                tensor.data = wide[name]
+        All tensors keep the names and dtypes that they came with; only those of the blocks' linear layers can differ
+        from the source. Shards that are already in the folder are taken as they are.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        target = Path(folder)
+        target.mkdir(exist_ok=True)
+        if self.weights.size() <= _SINGLE_FILE_BYTES:
+            self._save_single(target)
+        else:
+            self._save_shards(target)
+        for path in sorted(self.folder.iterdir()):
+            if path.suffix in _COMPANIONS and not path.name.endswith(".index.json") and path.is_file():
+                shutil.copyfile(path, target / path.name)
+
+    def _save_single(self, target: Path) -> None:
+        tensors = self.weights.tensors(None)
+        for block in self.blocks:
+            with block.loaded():
+                tensors |= self.weights.tensors(block)
+        write_tensors(target / SINGLE, tensors)
+        for block in self.blocks:
+            self._now_in(block, target / SINGLE)
+            self.shard(block, target).unlink(missing_ok=True)
+
+    def _now_in(self, block: Block, path: Path) -> None:
+        """Load a streamed block from a new file; one that stays in memory needs none."""
+        if block.store is not None:
+            self.weights.replace(block, path)
+
+    def _save_shards(self, target: Path) -> None:
+        places: dict[str, str] = {}
+        for block in (*self.blocks, None):
+            path = self.shard(block, target)
+            if not path.exists():
+                with contextlib.nullcontext() if block is None else block.loaded():
+                    write_tensors(path, self.weights.tensors(block))
+            if block is not None:
+                self._now_in(block, path)
+            places |= dict.fromkeys(self.weights.names(block), path.name)
+        index = {"metadata": {"total_size": self.weights.size()}, "weight_map": dict(sorted(places.items()))}
+        files.write_text(target / INDEX, json.dumps(index, indent=2) + "\n")
 
 
-def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
-    """Read a causal language model and its tokenizer from a local folder; nothing is ever downloaded.
+def load_checkpoint(
+    folder: str | os.PathLike[str], *, streamed: bool = False, device: torch.device | str = "cpu"
+) -> Checkpoint:
+    """Read a model and its tokenizer from a local folder; nothing is ever downloaded.
+
+    Parameters
+    ----------
+    folder : path
+        The folder.
+    streamed : bool
+        Leave the weights of the blocks on disk until a block is `Block.loaded`.
+    device : torch.device or str
+        Where blocks are computed.
 
     Raises
     ------
     CheckpointError
-        If the folder is missing or unreadable, holds no causal language model or not all of its weights, a weight is
+        If the folder is missing or unreadable, holds no model that can be pruned or not all of its weights, a weight is
         not finite, or there is no tokenizer.
+    ModelError
+        If the model has no stack of blocks with linear layers.
     """
     path = Path(folder)
     _check_folder(path)
@@ -97,40 +181,50 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
             config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         except Exception as error:
             raise _unreadable(path, "its config.json", error) from error
-        if not _is_causal(config):
-            kind = ", ".join(config.architectures or [config.model_type])
-            raise CheckpointError(f"{path}: {kind} is no causal language model")
+        kind = _model_class(path, config)
         if getattr(config, "quantization_config", None) is not None:
             raise CheckpointError(f"{path}: its weights are quantised already, but only plain ones can be pruned")
         try:
-            model, loading = AutoModelForCausalLM.from_pretrained(
-                path,
-                config=config,
-                dtype="auto",
-                local_files_only=True,
-                trust_remote_code=False,
-                ignore_mismatched_sizes=True,  # they are refused below, by name
-                output_loading_info=True,
-            )
+            model = _empty_model(kind, config)
         except Exception as error:
-            raise _unreadable(path, "its weights", error) from error
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        except Exception as error:
-            raise _unreadable(path, "its tokenizer", error) from error
-    for name in sorted(loading["missing_keys"]):
-        raise CheckpointError(f"{path}: {name} is missing among its weights")
-    for name, stored, wanted in sorted(loading["mismatched_keys"]):
-        raise CheckpointError(f"{path}: {name} has shape {list(stored)}, but its config.json makes it {list(wanted)}")
-    for name, tensor in _tensors(model):
-        if not tensor.isfinite().all():
-            raise CheckpointError(f"{path}: {name} holds values that are not finite")
-    for key in ("is_local", "local_files_only"):
-        # How it was loaded is no property of the tokenizer, and must not be saved with it.
-        tokenizer.init_kwargs.pop(key, None)
-    dtypes = {name: tensor.dtype for name, tensor in _tensors(model)}
-    # CPUs calculate in float32 fastest, and the scores need its range; half precision comes back unchanged.
-    return Checkpoint(path.resolve().name, model.float().eval(), tokenizer, dtypes)
+            raise _unreadable(path, "its config.json", error) from error
+        tensors = TensorFiles(path)
+        found = find_blocks(model)
+        weights = Weights(model, {block.name: block.module for block in found}, tensors, torch.device(device))
+        blocks = tuple(replace(block, store=weights) for block in found)
+        weights.load_rest()
+        if not streamed:
+            for block in blocks:
+                weights.load(block)
+        tokenizer = _tokenizer(path) if model.main_input_name == "input_ids" else None
+    return Checkpoint(path, model, blocks if streamed else found, tokenizer, weights)
+
+
+def _empty_model(kind: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
+    """The model without weights, in evaluation mode; what is computed from the configuration alone is there."""
+    if hasattr(config, "rescale_every"):
+        # RWKV halves hidden states and weights every few blocks, so that half precision does not overflow. In float32
+        # that changes nothing but the weights on the way to the disk.
+        config.rescale_every = 0
+    with torch.device("meta"):
+        # CPUs calculate in float32 fastest, and the scores need its range; half precision comes back unchanged. Experts
+        # are run one by one ("eager"), where the tokens of each can be seen.
+        model = kind._from_config(config, dtype=torch.float32, experts_implementation="eager")
+    for name, buffer in model.named_buffers():
+        module_path, _, attribute = name.rpartition(".")
+        module = model.get_submodule(module_path)
+        if attribute in module._non_persistent_buffers_set:
+            setattr(module, attribute, torch.empty_like(buffer, device="cpu"))
+    with torch.no_grad():
+        model.initialize_weights()  # touches nothing that is on the meta device
+    return model.eval().requires_grad_(False)
+
+
+def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise _unreadable(path, "its tokenizer", error) from error
 
 
 def _check_folder(path: Path) -> None:
@@ -150,20 +244,22 @@ def _check_folder(path: Path) -> None:
         raise CheckpointError(f"{config}: is no JSON ({error})") from None
 
 
-def _is_causal(config: PreTrainedConfig) -> bool:
-    """Whether transformers has a causal model for the configuration, and the checkpoint was saved from that one."""
-    classes = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), ())
-    names = [kind.__name__ for kind in (classes if isinstance(classes, tuple) else (classes,))]
-    return bool(names) and any(name in names for name in config.architectures or names)
+_TASKS = (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING)
+
+
+def _model_class(path: Path, config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class that the checkpoint was saved from, if it is of a kind that can be calibrated."""
+    wanted = config.architectures
+    for mapping in _TASKS:
+        classes = mapping.get(type(config), ())
+        for kind in classes if isinstance(classes, tuple) else (classes,):
+            if kind.__name__ in (wanted or [kind.__name__]):
+                return kind
+    name = ", ".join(wanted or [config.model_type])
+    raise CheckpointError(f"{path}: {name} is no causal or masked language model and no image classifier")
 
 
 def _unreadable(path: Path, what: str, error: Exception) -> CheckpointError:
     # transformers raises errors of many classes, some with paragraphs of advice for people who are online.
     reason = textwrap.shorten(str(error), 200, placeholder=" ...")
     return CheckpointError(f"{path}: {what} cannot be loaded ({reason})")
-
-
-def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """All floating parameters and buffers by name."""
-    for named in (model.named_parameters(), model.named_buffers()):
-        yield from ((name, tensor) for name, tensor in named if tensor.is_floating_point())

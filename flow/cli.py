@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from flexcim.config import MacroConfig, preset
@@ -53,11 +53,20 @@ def prune(
     activations: Annotated[
         ActivationScale, typer.Option(help="Scale of the activations: of each token, or of the layer's tensor.")
     ] = ActivationScale.TOKEN,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Where blocks are computed, such as cpu or cuda:0. [default: cuda if there is one]"),
+    ] = None,
 ) -> None:
-    """Prune a causal language model with FLOW and pack it for a macro.
+    """Prune a model with FLOW and pack it for a macro.
+
+    Takes causal language models, masked ones such as BERT, and image classifiers such as ViT, whose calibration is a
+    safetensors file with pixel_values [images, channels, height, width].
 
     Writes checkpoint/ (zeros in place, loads in plain transformers), packed/ (what the macro loads), plan.toml and
-    report.json. Nothing is downloaded.
+    report.json. One block's weights are in memory at a time. What is finished is kept beside the output, in a folder
+    named OUTPUT.partial, until all is: after a crash or a kill, the same command goes on from there. Nothing is
+    downloaded.
     """
     if config is not None and preset_name is not None:
         raise OptionError("--config and --preset exclude each other: a configuration file can name its preset itself")
@@ -68,12 +77,11 @@ def prune(
         calibration = _SHIPPED_TEXT
 
     # torch and transformers take seconds to import; --help and mistyped options need neither.
-    from flow.export import check_replaceable, write_result
-    from flow.pruner import prune as run
+    from flow.run import prune_to
 
-    check_replaceable(output, model)
     with _progress() as progress:
-        result = run(
+        result = prune_to(
+            output,
             model,
             sparsity=sparsity,
             config=macro,
@@ -83,9 +91,9 @@ def prune(
             length=length,
             seed=seed,
             activations=activations,
+            device=device,
             progress=progress,
         )
-    write_result(output, result)
     _show(result)
     print(f"written: {output}")
 
@@ -94,7 +102,7 @@ def prune(
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """Show steps as a bar on a terminal, and not at all elsewhere."""
     console = Console(stderr=True)
-    columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    columns = (BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("")
 
@@ -106,17 +114,18 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
 def _show(result: PruneResult) -> None:
     """Print the plan, block by block, and what it achieved."""
-    samples, length = result.samples.shape
-    print(f"seed {result.seed}: {samples} calibration samples of {length} tokens")
+    samples, *shape = result.samples.shape
+    kind = f"samples of {shape[0]} tokens" if len(shape) == 1 else f"images of {' x '.join(map(str, shape))}"
+    print(f"seed {result.seed}: {samples} calibration {kind}")
     table = Table(Column("block", overflow="fold"), "pattern", "sparsity", "layers", "tiles", "O'", "D'", "cost")
-    for name, group in groupby(result.layers, key=lambda layer: layer.block):
+    for name, group in groupby(result.layers, key=lambda layer: layer.block.name):
         layers = list(group)
         choice = layers[0].choice
         zeros = sum(layer.zeros for layer in layers)
         table.add_row(
             name,
             str(choice.pattern),
-            f"{zeros / sum(layer.weights.numel() for layer in layers):.2%}",
+            f"{zeros / sum(layer.size for layer in layers):.2%}",
             str(len(layers)),
             str(sum(len(layer.tiling.tiles) for layer in layers)),
             f"{choice.outliers:.3f}",

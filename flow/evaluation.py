@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +16,14 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from flexcim.errors import FlexCiMError
+from flow.blocks import Block
 from flow.options import BATCH_TOKENS
+from flow.stream import BlockStream
 
-__all__ = ["Evaluation", "EvaluationError", "Mean", "added_loss", "evaluate"]
+__all__ = ["Evaluation", "EvaluationError", "Mean", "added_loss", "evaluate", "evaluate_blocks"]
+
+_PASS_TOKENS = 32768
+"""Tokens that pass all blocks before the next ones do: their hidden states are in memory, twice."""
 
 
 class EvaluationError(FlexCiMError):
@@ -82,6 +89,21 @@ class Evaluation:
     window_tokens: NDArray[np.int64]
     vocabulary: int
     size: int
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The evaluation as JSON's plain values."""
+        return {
+            "window_nats": self.window_nats.tolist(),
+            "window_tokens": self.window_tokens.tolist(),
+            "vocabulary": self.vocabulary,
+            "size": self.size,
+        }
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Evaluation:
+        """The evaluation that `to_mapping` was asked for."""
+        nats, tokens = np.array(values["window_nats"]), np.array(values["window_tokens"])
+        return cls(nats, tokens, values["vocabulary"], values["size"])
 
     @property
     def nats(self) -> float:
@@ -150,30 +172,83 @@ def evaluate(model: PreTrainedModel, tokens: Tensor, size: int, length: int, str
     EvaluationError
         If the text has fewer than two tokens, or the stride is not between 1 and the length.
     """
+
+    def losses(inputs: Tensor, targets: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits = model(input_ids=inputs, use_cache=False).logits.float()
+        return cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+
+    return _evaluation(model, tokens, size, length, stride, BATCH_TOKENS, losses)
+
+
+def evaluate_blocks(
+    model: PreTrainedModel,
+    blocks: Sequence[Block],
+    tokens: Tensor,
+    size: int,
+    length: int,
+    stride: int | None = None,
+    during: Callable[[Block], AbstractContextManager[None]] = lambda block: nullcontext(),
+) -> Evaluation:
+    """`evaluate` with one block's weights in memory at a time.
+
+    Parameters
+    ----------
+    model, tokens, size, length, stride
+        As in `evaluate`.
+    blocks : sequence of Block
+        The model's stack.
+    during : callable, optional
+        Gives a context that is open while a block, which is loaded, runs.
+
+    Raises
+    ------
+    EvaluationError
+        As in `evaluate`.
+    """
+
+    def losses(inputs: Tensor, targets: Tensor) -> Tensor:
+        stream = BlockStream(model, blocks, inputs)
+        for block in blocks:
+            with block.loaded(), during(block):
+                stream.skip()
+        return stream.losses(targets)
+
+    return _evaluation(model, tokens, size, length, stride, _PASS_TOKENS, losses)
+
+
+def _evaluation(
+    model: PreTrainedModel,
+    tokens: Tensor,
+    size: int,
+    length: int,
+    stride: int | None,
+    most: int,
+    losses: Callable[[Tensor, Tensor], Tensor],
+) -> Evaluation:
+    """Evaluate windows, about ``most`` tokens at once, whose tokens' losses are told for inputs and targets."""
     if len(tokens) < 2:
         raise EvaluationError(f"the evaluation text has {len(tokens)} tokens, but at least 2 are needed")
     stride = length if stride is None else stride
     if not 1 <= stride <= length:
         raise EvaluationError(f"stride must be between 1 and the length of a window, {length}, not {stride}")
-    nats, counts, vocabulary = [], [], 0
-    with torch.no_grad():
-        for inputs, targets, first in _windows(tokens, length, stride):
-            logits = model(input_ids=inputs, use_cache=False).logits[:, first:].float()
-            losses = cross_entropy(logits.transpose(1, 2), targets[:, first:], reduction="none")
-            nats.append(losses.sum(dim=1, dtype=torch.float64))
-            counts += [losses.shape[1]] * len(losses)
-            vocabulary = logits.shape[-1]
+    nats, counts = [], []
+    for inputs, targets, first in _windows(tokens, length, stride, most):
+        found = losses(inputs, targets)[:, first:]
+        nats.append(found.sum(dim=1, dtype=torch.float64).cpu())
+        counts += [found.shape[1]] * len(found)
+    vocabulary = model.get_output_embeddings().weight.shape[0]
     return Evaluation(torch.cat(nats).numpy(), np.array(counts), vocabulary, size)
 
 
-def _windows(tokens: Tensor, length: int, stride: int) -> Iterator[tuple[Tensor, Tensor, int]]:
+def _windows(tokens: Tensor, length: int, stride: int, most: int) -> Iterator[tuple[Tensor, Tensor, int]]:
     """Batches of windows: inputs and the tokens that follow them, [windows, length] each, and the first that counts."""
     inputs, targets = tokens[:-1], tokens[1:]
     starts = range(0, len(inputs) - length + 1, stride)
     # Nothing was predicted before the first window; where windows overlap, the others count their last targets alone.
     parts = [(starts, 0)] if stride == length else [(starts[:1], 0), (starts[1:], length - stride)]
     for part, first in parts:
-        step = max(1, BATCH_TOKENS // length)
+        step = max(1, most // length)
         for index in range(0, len(part), step):
             places = torch.tensor(part[index : index + step])[:, None] + torch.arange(length)
             yield inputs[places], targets[places], first

@@ -6,13 +6,17 @@ import json
 import os
 import secrets
 import shutil
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
+from flexcim import files
 from flexcim.errors import FlexCiMError
 from flexcim.packed import PackedLayer, PackedModel, write_packed
 from flexcim.tiling import pack_layer
 from flow.evaluation import Evaluation
+from flow.journal import Journal
 from flow.result import PrunedLayer, PruneResult
 
 __all__ = ["ExportError", "check_replaceable", "pack", "pack_one", "plan", "report", "write_result"]
@@ -31,22 +35,47 @@ class ExportError(FlexCiMError):
 
 def pack_one(layer: PrunedLayer) -> PackedLayer:
     """The layer's cells, offsets and scales as they are loaded into the macro."""
-    weights, offsets = pack_layer(layer.tiling, layer.weights.numpy())
+    integers, scales = layer.integers()
+    weights, offsets = pack_layer(layer.tiling, integers.numpy())
     scale = layer.activation_scale
     return PackedLayer(
         name=layer.name,
         tiling=layer.tiling,
         activation_scale=None if scale is None else scale.item(),
-        weight_scales=layer.scales.numpy(),
+        weight_scales=scales.numpy(),
         weights=weights,
         offsets=offsets,
     )
 
 
 def pack(result: PruneResult) -> PackedModel:
-    """All layers as they are loaded into the macro."""
+    """All layers as they are loaded into the macro; each is packed when it is asked for."""
     metadata = {"model": result.checkpoint.name, "target": result.target, "sparsity": result.sparsity}
-    return PackedModel(result.config, metadata, [pack_one(layer) for layer in result.layers])
+    return PackedModel(result.config, metadata, _PackedLayers(result.layers))
+
+
+class _PackedLayers(Sequence[PackedLayer]):
+    """Layers that are packed one after the other, so that only one block's weights need be in memory."""
+
+    def __init__(self, layers: Sequence[PrunedLayer]) -> None:
+        self._layers = layers
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    @overload
+    def __getitem__(self, index: int) -> PackedLayer: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[PackedLayer]: ...
+    def __getitem__(self, index: int | slice) -> PackedLayer | Sequence[PackedLayer]:
+        if isinstance(index, slice):
+            return _PackedLayers(self._layers[index])
+        return pack_one(self._layers[index])
+
+    def __iter__(self) -> Iterator[PackedLayer]:
+        for block, layers in groupby(self._layers, key=lambda layer: layer.block):
+            with block.loaded():
+                yield from map(pack_one, layers)
 
 
 def plan(result: PruneResult) -> str:
@@ -78,7 +107,11 @@ def report(result: PruneResult) -> dict[str, Any]:
         "target": result.target,
         "sparsity": result.sparsity,
         "objective": result.selection.objective,
-        "calibration": {"samples": len(result.samples), "length": result.samples.shape[1], "seed": result.seed},
+        "calibration": {
+            "samples": len(result.samples),
+            "length": result.samples.shape[1] if result.samples.ndim == 2 else None,
+            "seed": result.seed,
+        },
         "evaluation": None
         if evaluations is None
         else {name: _evaluation(getattr(evaluations, name)) for name in ("dense", "pruned", "quantized")},
@@ -154,35 +187,44 @@ def _is_ours(folder: Path) -> bool:
     return isinstance(document, dict) and document.get("format") == _FORMAT
 
 
-def write_result(folder: str | os.PathLike[str], result: PruneResult) -> None:
+def write_result(folder: str | os.PathLike[str], result: PruneResult, journal: Journal | None = None) -> None:
     """Write ``checkpoint/``, ``packed/``, ``plan.toml`` and ``report.json``; the folder appears whole or not at all.
+
+    Parameters
+    ----------
+    folder : path
+        What `check_replaceable` lets pass.
+    result : PruneResult
+        What is written.
+    journal : Journal, optional
+        The journal that the model was pruned with; what is in it is not written again.
 
     Raises
     ------
     ExportError
-        If the folder cannot be written.
+        If the folder cannot be written without a journal.
+    OSError
+        If it cannot be written with one.
     """
     target = Path(folder).resolve()
+    if journal is not None:
+        _write(journal, result, target)
+        return
     # Beside the target, so that the renames stay within one file system.
-    fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
-    replaced = fresh.with_suffix(".old")
+    work = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
     try:
-        fresh.mkdir(parents=True)
-        result.checkpoint.save(fresh / "checkpoint")
-        write_packed(fresh / "packed", pack(result))
-        (fresh / "plan.toml").write_text(plan(result), encoding="utf-8")
-        (fresh / "report.json").write_text(json.dumps(report(result), indent=2) + "\n", encoding="utf-8")
-        if target.exists():
-            target.rename(replaced)
-        try:
-            fresh.rename(target)
-        except OSError:
-            if replaced.exists():
-                replaced.rename(target)
-            raise
+        with Journal(work, {}) as journal:
+            _write(journal, result, target)
     except OSError as error:
         raise ExportError(f"{folder}: cannot be written ({error.strerror})") from None
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        if target.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _write(journal: Journal, result: PruneResult, target: Path) -> None:
+    result.checkpoint.save(journal.shards)
+    write_packed(journal.result / "packed", pack(result))
+    files.write_text(journal.result / "plan.toml", plan(result))
+    files.write_text(journal.result / "report.json", json.dumps(report(result), indent=2) + "\n")
+    journal.finish(target)
+    result.checkpoint.weights.relocate(journal.result, target)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from enum import Enum
 
-__all__ = ["BATCH_TOKENS", "DEFAULT_LENGTH", "DEFAULT_SAMPLES", "ActivationScale"]
+__all__ = ["BATCH_IMAGES", "BATCH_TOKENS", "DEFAULT_LENGTH", "DEFAULT_SAMPLES", "ActivationScale"]
 
 BATCH_TOKENS = 1024
 """Tokens that pass a model at once: enough to keep a CPU's matrix products busy; more only leaves the caches."""
+
+BATCH_IMAGES = 4
+"""Images that pass a model at once; each has one to several hundred patches."""
 
 DEFAULT_SAMPLES = 32
 """Calibration samples."""

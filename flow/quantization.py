@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
 from typing import cast
 
 import torch
@@ -15,7 +13,6 @@ __all__ = [
     "integer_product",
     "quantize",
     "quantize_weights",
-    "replaced",
     "token_scales",
 ]
 
@@ -175,21 +172,3 @@ class QuantizedLinear(nn.Module):
         if self.bias is not None:
             result = result + cast(Tensor, self.bias).float()
         return result.to(activations.dtype)
-
-
-@contextlib.contextmanager
-def replaced(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Put other modules in the places that the paths name, for as long as the context is open."""
-    originals = {name: model.get_submodule(name) for name in modules}
-    try:
-        for name, module in modules.items():
-            _put(model, name, module)
-        yield
-    finally:
-        for name, module in originals.items():
-            _put(model, name, module)
-
-
-def _put(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +14,15 @@ from torch import Tensor
 from flexcim.config import MacroConfig
 from flexcim.pattern import Pattern
 from flexcim.tiling import LayerTiling
+from flow.blocks import Block, LinearLayer
 from flow.checkpoint import Checkpoint
 from flow.evaluation import Evaluation
-from flow.quantization import QuantizedLinear, replaced
+from flow.quantization import QuantizedLinear, quantize_weights
 from flow.quiet import quiet
 from flow.selection import Choice, Selection
+from flow.stream import BlockStream
 
-__all__ = ["Evaluations", "PruneResult", "PrunedLayer"]
+__all__ = ["Evaluations", "PruneResult", "PrunedLayer", "quantized"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -30,33 +33,27 @@ class PrunedLayer:
     ----------
     name : str
         Its path in the model.
-    block : str
-        That of its block.
+    block : Block
+        Its block.
+    layer : LinearLayer
+        The layer itself.
     choice : Choice
         Its block's pattern, and why.
     tiling : LayerTiling
         How it lies on the macro: tiles, groups, and why.
     zeros : int
         Its weights that are zero, counted.
-    weights : Tensor
-        Quantised weights, [outputs, inputs], int8.
-    scales : Tensor
-        Scale of each output, [outputs], float32.
     activation_scale : Tensor or None
         Scale of all its activations, [] float32; None where each token has its own.
-    bias : Tensor or None
-        [outputs]; it stays in the host model.
     """
 
     name: str
-    block: str
+    block: Block
+    layer: LinearLayer
     choice: Choice
     tiling: LayerTiling
     zeros: int
-    weights: Tensor
-    scales: Tensor
     activation_scale: Tensor | None
-    bias: Tensor | None
 
     @property
     def pattern(self) -> Pattern:
@@ -66,14 +63,25 @@ class PrunedLayer:
     @property
     def sparsity(self) -> float:
         """Share of its weights that are zero."""
-        return self.zeros / self.weights.numel()
+        return self.zeros / self.size
+
+    @property
+    def size(self) -> int:
+        """Its weights, counted."""
+        return self.tiling.outputs * self.tiling.inputs
+
+    def integers(self) -> tuple[Tensor, Tensor]:
+        """Its quantised weights, [outputs, inputs], int8, and the scale of each output, [outputs], float32.
+
+        They are made from the pruned weights each time: those of a large model do not fit into memory together.
+        """
+        with self.block.loaded():
+            return quantize_weights(self.layer.weight.cpu(), self.tiling.config.weight_bits)
 
     def quantized(self) -> QuantizedLinear:
-        """The layer in the hardware's arithmetic."""
+        """The layer's product in the hardware's arithmetic; the bias stays in the host model."""
         return QuantizedLinear(
-            self.weights,
-            self.scales,
-            self.bias,
+            *self.integers(),
             activation_bits=self.tiling.config.activation_bits,
             activation_scale=self.activation_scale,
         )
@@ -103,7 +111,7 @@ class PruneResult:
     seed : int
         Seed of the calibration samples.
     samples : Tensor
-        The calibration samples, [samples, length], int64.
+        The calibration samples, [samples, length], int64, or images [samples, channels, height, width].
     selection : Selection
         The choice for each block that has linear layers.
     layers : tuple of PrunedLayer
@@ -124,7 +132,7 @@ class PruneResult:
     @property
     def sparsity(self) -> float:
         """Share of all the layers' weights that are zero, counted."""
-        return sum(layer.zeros for layer in self.layers) / sum(layer.weights.numel() for layer in self.layers)
+        return sum(layer.zeros for layer in self.layers) / sum(layer.size for layer in self.layers)
 
     def layer(self, name: str) -> PrunedLayer:
         """The layer of this name.
@@ -165,19 +173,42 @@ class PruneResult:
             raise ValueError(
                 f"vectors must be between 1 and the {self.samples.numel()} calibration tokens, not {vectors}"
             )
-        modules = {layer.name: layer.quantized() for layer in self.layers}
-        seen: dict[str, NDArray[np.int8]] = {}
+        seen: dict[str, list[Tensor]] = {self.layer(name).name: [] for name in names}
 
-        def watch(name: str) -> Callable[[QuantizedLinear, tuple[Tensor, ...]], None]:
+        def watch(name: str, module: QuantizedLinear) -> None:
             def record(module: QuantizedLinear, arguments: tuple[Tensor, ...]) -> None:
                 integers, _ = module.quantize_activations(arguments[0])
-                seen[name] = integers.flatten(0, -2)[:vectors].numpy()
+                seen[name].append(integers.flatten(0, -2))
 
-            return record
+            if name in seen:
+                module.register_forward_pre_hook(record)
 
-        for name in names:
-            modules[self.layer(name).name].register_forward_pre_hook(watch(name))
         samples = -(-vectors // self.samples.shape[1])
-        with quiet(), replaced(self.checkpoint.model, modules), torch.no_grad():
-            self.checkpoint.model(input_ids=self.samples[:samples], use_cache=False)
-        return seen
+        with quiet():
+            stream = BlockStream(self.checkpoint.model, self.checkpoint.blocks, self.samples[:samples])
+            for block in self.checkpoint.blocks:
+                with block.loaded(), quantized((layer for layer in self.layers if layer.block is block), watch):
+                    stream.skip()
+        return {name: torch.cat(parts)[:vectors].cpu().numpy() for name, parts in seen.items()}
+
+
+@contextlib.contextmanager
+def quantized(
+    layers: Iterable[PrunedLayer], watch: Callable[[str, QuantizedLinear], None] | None = None
+) -> Iterator[None]:
+    """Let layers compute their products in the hardware's arithmetic for as long as the context is open.
+
+    Parameters
+    ----------
+    layers : iterable of PrunedLayer
+        The layers; their blocks must be loaded.
+    watch : callable, optional
+        Is shown each layer's name and module before anything runs.
+    """
+    with contextlib.ExitStack() as handles:
+        for layer in layers:
+            module = layer.quantized().to(layer.layer.weight.device)
+            if watch is not None:
+                watch(layer.name, module)
+            handles.callback(layer.layer.substitute(module).remove)
+        yield

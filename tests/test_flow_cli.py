@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 import flow.cli
 from flexcim.cli import main
+from flow.quiet import quiet
+from tests.model_families import tiny_family, tiny_inputs
 from tests.tiny_models import TEXT, save_tiny, tiny_llama
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,6 +67,27 @@ def test_the_repositorys_text_is_the_default(model, tmp_path):
     assert call(model, "--sparsity", 0.5, "-o", tmp_path / "out", "--samples", 2, "--activations", "tensor") == 0
     layers = json.loads((tmp_path / "out" / "report.json").read_text())["layers"]
     assert all(layer["activation_scale"] > 0 for layer in layers)
+
+
+def test_an_image_classifier_is_pruned_on_images(tmp_path, capfd):
+    with quiet():
+        classifier = tiny_family("vit")
+        folder = save_tiny(tmp_path / "vit", classifier)
+    save_file({"pixel_values": tiny_inputs(classifier, samples=6)}, tmp_path / "images.safetensors")
+    words = (
+        "-o",
+        tmp_path / "out",
+        "--calibration",
+        tmp_path / "images.safetensors",
+        "--samples",
+        4,
+        "--device",
+        "cpu",
+    )
+    assert call(folder, "--sparsity", 0.5, *words) == 0
+    assert "seed 0: 4 calibration images of 3 x 16 x 16" in capfd.readouterr().out
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["calibration"] == {"samples": 4, "length": None, "seed": 0}
 
 
 def refused(capfd, *words: object) -> str:

@@ -161,7 +161,7 @@ def prune_model(job: PruneJob) -> PrunedModel:
     by_name = {layer.name: layer for layer in packed.layers}
 
     def sample(name: str) -> LayerSample:
-        weights = result.layer(name).weights.numpy()
+        weights = result.layer(name).integers()[0].numpy()
         return LayerSample(packed=by_name[name], weights=weights, activations=activations[name])
 
     return PrunedModel(report=report, full=tuple(map(sample, full)), small=sample(small))

@@ -1,0 +1,58 @@
+"""Images for calibration: read from a safetensors file, as the model's own image processor leaves them."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from flexcim.errors import FlexCiMError
+
+__all__ = ["ImageError", "draw_images", "read_images"]
+
+_NAME = "pixel_values"
+
+
+class ImageError(FlexCiMError):
+    """Images that cannot be used; the message is one sentence."""
+
+
+def read_images(path: str | os.PathLike[str]) -> Tensor:
+    """Read ``pixel_values``, [images, channels, height, width], floating, as float32.
+
+    Raises
+    ------
+    ImageError
+        If the file cannot be read or holds no such tensor.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            if _NAME not in names:
+                raise ImageError(
+                    f"{path}: must hold a tensor {_NAME!r}, not {', '.join(map(repr, names)) or 'nothing'}"
+                )
+            images = file.get_tensor(_NAME)
+    except (OSError, SafetensorError) as error:
+        raise ImageError(f"{path}: cannot be read as a safetensors file of images ({error})") from None
+    if images.ndim != 4 or not images.is_floating_point() or not len(images):
+        raise ImageError(
+            f"{path}: {_NAME} must be [images, channels, height, width] and floating, not {list(images.shape)} "
+            f"{str(images.dtype).removeprefix('torch.')}"
+        )
+    return images.float()
+
+
+def draw_images(images: Tensor, samples: int, seed: int) -> Tensor:
+    """Draw images at random, each at most once; all of them, in a random order, if there are fewer than ``samples``.
+
+    Raises
+    ------
+    ImageError
+        If the number is not positive.
+    """
+    if samples < 1:
+        raise ImageError(f"calibration samples must be at least 1, not {samples}")
+    return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:samples]]

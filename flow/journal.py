@@ -1,0 +1,179 @@
+"""The work folder of a run that may be killed: what is finished stays, and the same command goes on from there."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from flexcim import files
+from flexcim.errors import FlexCiMError
+
+__all__ = ["Journal", "JournalError", "file_facts", "folder_facts"]
+
+_RUN = "run.json"
+_RESULT = "result"
+_NOTES = "notes"
+_FINISHED = {"finished": True}
+
+
+class JournalError(FlexCiMError):
+    """A work folder that cannot be used; the message is one sentence that names it."""
+
+
+class Journal:
+    """The work folder of one run; a context that holds it for this process.
+
+    Everything in it appears by one rename, so a process that is killed leaves nothing half-written behind. Beside
+    finished parts of the result it keeps notes of what took long to find.
+
+    Parameters
+    ----------
+    folder : path
+        The folder; absent, empty, or left over from an earlier process.
+    run : mapping
+        All that the result depends on, as JSON's plain values: the options, and what the input files are.
+
+    Raises
+    ------
+    JournalError
+        On entering the context: if the folder belongs to a run with another ``run``, to a process that is still at
+        work, or to somebody else.
+    OSError
+        If the folder cannot be written.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], run: Mapping[str, Any]) -> None:
+        self.folder = Path(folder)
+        # Through JSON and back, so that it can be compared with what is read.
+        self._run: dict[str, Any] = json.loads(json.dumps(run))
+        self._lock = -1
+
+    def __enter__(self) -> Journal:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.folder, os.O_RDONLY)
+        try:
+            self._hold()
+            self._check()
+            self._tidy()
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self.result.mkdir(exist_ok=True)
+        (self.folder / _NOTES).mkdir(exist_ok=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # What failed before anything was finished leaves nothing behind.
+        if error is not None and not any(path.is_file() for path in self.folder.rglob("*") if path.name != _RUN):
+            shutil.rmtree(self.folder)
+        os.close(self._lock)
+
+    def _hold(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise JournalError(f"{self.folder}: another process is at work on this output") from None
+
+    def _tidy(self) -> None:
+        """Delete what a process was writing when it was killed: it has a name with a dot before it."""
+        for path in list(self.folder.rglob(".*")):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def _check(self) -> None:
+        """Take the folder over from an equal run, or begin it."""
+        run = self.folder / _RUN
+        if not run.exists():
+            foreign = sorted(entry.name for entry in self.folder.iterdir() if not entry.name.startswith(f".{_RUN}."))
+            if foreign:
+                raise JournalError(
+                    f"{self.folder}: holds {foreign[0]!r}, which is no unfinished run, so it is not used"
+                )
+            files.write_text(run, json.dumps(self._run, indent=2) + "\n")
+        before = json.loads(run.read_bytes())
+        if before == _FINISHED:
+            # The earlier process was killed while it cleaned up.
+            self._clear()
+            files.write_text(run, json.dumps(self._run, indent=2) + "\n")
+            return
+        for name in self._run:
+            if before.get(name) != self._run[name]:
+                raise JournalError(
+                    f"{self.folder}: holds an unfinished run with {name} {_short(before.get(name))}, "
+                    f"not {_short(self._run[name])}; run that command again to finish it, or delete the folder"
+                )
+
+    @property
+    def result(self) -> Path:
+        """Folder of the finished parts of the result."""
+        return self.folder / _RESULT
+
+    @property
+    def shards(self) -> Path:
+        """Folder in it for the checkpoint, which begins as the shards of the blocks that are pruned."""
+        folder = self.result / "checkpoint"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def once(self, name: str, find: Callable[[], Any]) -> Any:
+        """What ``find`` gives, as JSON's plain values; asked once for all processes that work on this run."""
+        note = self.folder / _NOTES / f"{name}.json"
+        if not note.exists():
+            files.write_text(note, json.dumps(find()) + "\n")
+        return json.loads(note.read_bytes())
+
+    def finish(self, target: Path) -> None:
+        """Let the result appear as a folder, in the place of an earlier one, and delete the rest.
+
+        Killed between the two renames, the earlier result waits in the work folder, and the next process puts the new
+        one in its place.
+        """
+        earlier = self.folder / "earlier"
+        shutil.rmtree(earlier, ignore_errors=True)
+        if target.exists():
+            target.rename(earlier)
+        try:
+            self.result.rename(target)
+        except OSError:
+            if earlier.exists():
+                earlier.rename(target)
+            raise
+        files.write_text(self.folder / _RUN, json.dumps(_FINISHED))
+        self._clear()
+        shutil.rmtree(self.folder)
+
+    def _clear(self) -> None:
+        """Delete everything but the note of what run this is."""
+        for entry in self.folder.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:36]} ..."
+
+
+def file_facts(path: str | os.PathLike[str] | None) -> str | None:
+    """The SHA-256 of a file; None if there is none."""
+    if path is None or not Path(path).is_file():
+        return None
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def folder_facts(path: str | os.PathLike[str]) -> str:
+    """A checksum of names, sizes and times of change of a folder's files; weights are too large to be read for it."""
+    entries = sorted(Path(path).iterdir()) if Path(path).is_dir() else []
+    facts = [(entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in entries if entry.is_file()]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

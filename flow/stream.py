@@ -1,0 +1,320 @@
+"""Samples on their way through a model, block after block, with one block's weights in memory at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from flexcim.errors import FlexCiMError
+from flow.blocks import Block
+from flow.options import BATCH_IMAGES, BATCH_TOKENS
+from flow.statistics import InputStatistics, observe
+
+__all__ = ["BlockStream", "CalibrationError"]
+
+
+class CalibrationError(FlexCiMError):
+    """A model that cannot be calibrated on these samples; the message is one sentence that names the layer."""
+
+
+def _check_seen(statistics: dict[str, InputStatistics]) -> None:
+    for name, seen in statistics.items():
+        if not seen.tokens:
+            raise CalibrationError(f"no calibration token reaches {name}, so its weights cannot be compared")
+        if not seen.squares.isfinite().all():
+            raise CalibrationError(f"the inputs of {name} are not finite on the calibration text")
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What the model hands a block besides the hidden states: masks, positions and the like."""
+
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+
+
+class BlockStream:
+    """Samples on their way through the blocks.
+
+    A pass is block-outer, batch-inner: all samples pass one block, then the next, and a block's weights are in memory
+    only while samples pass it. How the model calls its blocks is recorded once, with blocks that hand their inputs on
+    unchanged; this works for any model that does nothing between its blocks. A block that is pruned before `advance`
+    hands its pruned outputs on, so that the next one is measured on what it will really get (as Wanda does).
+
+    In memory are, besides one block: the inputs of the first block and of the current one, [samples, length, hidden]
+    each.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        The model, in evaluation mode; all but its blocks' weights must be in memory.
+    blocks : sequence of Block
+        Its stack.
+    samples : Tensor
+        What the model reads: tokens [samples, length], int64, or images [samples, channels, height, width].
+
+    Raises
+    ------
+    CalibrationError
+        If the model does something between its blocks.
+    """
+
+    def __init__(self, model: PreTrainedModel, blocks: Sequence[Block], samples: Tensor) -> None:
+        self._model = model
+        self._blocks = blocks
+        self._samples = samples
+        self._batches = samples.split(max(1, BATCH_TOKENS // samples.shape[1]) if samples.ndim == 2 else BATCH_IMAGES)
+        self._first: list[Tensor] = []
+        self._calls: dict[str, list[_Call]] = {block.name: [] for block in blocks}
+        # What blocks answer besides the hidden states; None if they answer with the hidden states alone.
+        self._rest: tuple[Any, ...] | None = None
+        self._record()
+        self.rewind()
+
+    # -- forward -------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def dense(self) -> dict[str, InputStatistics]:
+        """Statistics of all layers' inputs before anything is pruned, by the layer's name.
+
+        They are taken in a pass of their own when they are first asked for, which must be before the first `advance`.
+        """
+        if self._current:
+            raise ValueError(f"the dense model is to be measured before {self._current} blocks were passed, not after")
+        statistics: dict[str, InputStatistics] = {}
+        for _ in self._blocks:
+            statistics |= self.advance()
+        self.rewind()
+        return statistics
+
+    def rewind(self) -> None:
+        """Go back to the inputs of the first block."""
+        self._current = 0
+        self._hidden = list(self._first)
+
+    def measure(self) -> dict[str, InputStatistics]:
+        """Statistics of the inputs of the current block's layers, by name; the stream stays where it is.
+
+        Raises
+        ------
+        CalibrationError
+            If no token reaches a layer, or its inputs are not finite.
+        """
+        return self._pass(advance=False)
+
+    def advance(self) -> dict[str, InputStatistics]:
+        """Like `measure`; then the block's outputs become the inputs of the next one."""
+        return self._pass(advance=True)
+
+    def _pass(self, *, advance: bool) -> dict[str, InputStatistics]:
+        block = self._blocks[self._current]
+        with torch.no_grad(), block.loaded(), observe(block.layers) as statistics:
+            for index in range(len(self._batches)):
+                hidden = self._run(block, index, self._hidden[index])
+                if advance:
+                    self._hidden[index] = hidden.to(self._first[index].device)
+        _check_seen(statistics)
+        if advance:
+            self._current += 1
+        return statistics
+
+    def skip(self) -> None:
+        """Pass the current block like `advance`, but measure nothing."""
+        block = self._blocks[self._current]
+        with torch.no_grad(), block.loaded():
+            self._hidden = [self._run(block, *item).to(item[1].device) for item in enumerate(self._hidden)]
+        self._current += 1
+
+    def losses(self, targets: Tensor | None = None) -> Tensor:
+        """Negative log-likelihood of the tokens that follow, in nats, once all blocks are passed.
+
+        Parameters
+        ----------
+        targets : Tensor, optional
+            The token after each, [samples, length], int64; by default the samples' own next tokens.
+
+        Returns
+        -------
+        Tensor
+            float32, [samples, length] for given targets; otherwise [samples, length - 1], where element t is the loss
+            of token t + 1.
+
+        Raises
+        ------
+        ValueError
+            If blocks are still to be passed.
+        CalibrationError
+            If the model does not predict the next token.
+        """
+        self._check_predicts()
+        if self._current < len(self._blocks):
+            raise ValueError(f"losses are known after the last block, not after {self._current}")
+        with torch.no_grad():
+            parts = self._targets if targets is None else targets.split([len(batch) for batch in self._batches])
+            return torch.cat(
+                [self._tail(index, *pair) for index, pair in enumerate(zip(self._hidden, parts, strict=True))]
+            )
+
+    # -- backward ------------------------------------------------------------------------------------------------------
+
+    def backward(self, spool: str | Path | None = None) -> Iterator[Block]:
+        """Take the gradient of the mean loss of the predicted tokens back through the blocks, in reverse order.
+
+        A forward pass from the first block comes before; it keeps each block's inputs on disk. Then each block runs
+        again with gradients. Whoever wants the gradients of a layer's outputs calls `LinearLayer.watch_outputs` before,
+        with a callback that registers a hook on the outputs that require a gradient (those of the pass before do not).
+
+        Parameters
+        ----------
+        spool : path, optional
+            Folder for the inputs, blocks * [samples, length, hidden] in all, deleted at the end; by default the
+            system's for temporary files.
+
+        Yields
+        ------
+        Block
+            Each block after the gradient of all samples has passed it, the last one first; its weights are still in
+            memory. The stream itself is at its end afterwards.
+
+        Raises
+        ------
+        CalibrationError
+            If the model does not predict the next token.
+        """
+        self._check_predicts()
+        self.rewind()
+        with tempfile.TemporaryDirectory(dir=spool) as name:
+            folder = Path(name)
+            while self._current < len(self._blocks):
+                torch.save(self._hidden, folder / str(self._current))
+                self.skip()
+            upstream = [self._tail_gradient(index) for index in range(len(self._batches))]
+            for position in reversed(range(len(self._blocks))):
+                block = self._blocks[position]
+                inputs = torch.load(folder / str(position))
+                with block.loaded():
+                    for index, hidden in enumerate(inputs):
+                        upstream[index] = self._block_gradient(block, index, hidden, upstream[index])
+                    yield block
+
+    def _tail_gradient(self, index: int) -> Tensor:
+        """d mean loss / d outputs of the last block, for one batch."""
+        with torch.enable_grad():
+            hidden = self._hidden[index].detach().requires_grad_()
+            predicted = self._samples.numel() - len(self._samples)
+            losses = self._tail(index, hidden, self._targets[index])
+            (gradient,) = torch.autograd.grad(losses.sum() / predicted, hidden)
+        return gradient
+
+    def _block_gradient(self, block: Block, index: int, hidden: Tensor, upstream: Tensor) -> Tensor:
+        """d mean loss / d inputs of a block, for one batch."""
+        with torch.enable_grad():
+            hidden = hidden.detach().requires_grad_()
+            outputs = self._run(block, index, hidden)
+            (gradient,) = torch.autograd.grad(outputs, hidden, upstream.to(outputs.device))
+        return gradient
+
+    # -- the model around its blocks -----------------------------------------------------------------------------------
+
+    def _read(self, model: nn.Module, index: int) -> Any:
+        """Let the model, or its base, read a batch."""
+        device = next(self._model.get_input_embeddings().parameters()).device
+        batch = self._batches[index].to(device)
+        # Encoders have no cache and pass what they do not know on to their blocks.
+        options = {"use_cache": False} if hasattr(self._model.config, "use_cache") else {}
+        return model(**{self._model.main_input_name: batch}, **options)
+
+    def _run(self, block: Block, index: int, hidden: Tensor) -> Tensor:
+        """Outputs of a block for one batch; it must be loaded."""
+        call = self._calls[block.name][index]
+        device = next(block.module.parameters()).device
+        outputs = block.module(hidden.to(device), *_moved(call.arguments, device), **_moved(call.keywords, device))
+        return outputs[0] if isinstance(outputs, tuple) else outputs
+
+    def _record(self) -> None:
+        """Find the first block's inputs, and how the model calls each block."""
+        first = self._blocks[0]
+        genuine = first.module.forward
+
+        def learn(hidden: Tensor, call: _Call) -> None:
+            device = next(first.module.parameters()).device
+            outputs = genuine(hidden.to(device), *_moved(call.arguments, device), **_moved(call.keywords, device))
+            self._rest = outputs[1:] if isinstance(outputs, tuple) else None
+
+        def record(block: Block, hidden: Tensor, call: _Call) -> Tensor:
+            calls = self._calls[block.name]
+            if block is first:
+                if not self._first:
+                    learn(hidden, call)
+                self._first.append(hidden)
+            elif hidden is not self._first[-1]:
+                raise CalibrationError(
+                    f"{type(self._model).__name__} changes the hidden states before {block.name}, "
+                    "so its blocks cannot run one by one"
+                )
+            calls.append(call)
+            return hidden
+
+        with torch.no_grad(), first.loaded(), self._replaced(record):
+            for index in range(len(self._batches)):
+                # The base model ends before the head, whose logits nobody needs here.
+                self._read(self._model.base_model, index)
+
+    @property
+    def _targets(self) -> list[Tensor]:
+        """The next token of each but the last, for each batch, [samples, length - 1]."""
+        return [batch[:, 1:] for batch in self._batches]
+
+    def _tail(self, index: int, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Losses of one batch, in the shape of the targets, from the outputs of the last block."""
+        with self._replaced(lambda block, inputs, call: hidden):
+            logits = self._read(self._model, index).logits[:, : targets.shape[1]].float()
+        return cross_entropy(logits.transpose(1, 2), targets.to(logits.device), reduction="none")
+
+    @contextlib.contextmanager
+    def _replaced(self, answer: Callable[[Block, Tensor, _Call], Tensor]) -> Iterator[None]:
+        """Let a function answer in the place of each block, for as long as the context is open."""
+
+        def stand_in(block: Block) -> Callable[..., Any]:
+            def forward(*arguments: Any, **keywords: Any) -> Any:
+                hidden = keywords.pop("hidden_states", None)
+                if hidden is None:
+                    hidden, *rest = arguments
+                    arguments = tuple(rest)
+                answered = answer(block, hidden, _Call(arguments, keywords))
+                return answered if self._rest is None else (answered, *self._rest)
+
+            return forward
+
+        try:
+            for block in self._blocks:
+                block.module.forward = stand_in(block)
+            yield
+        finally:
+            for block in self._blocks:
+                vars(block.module).pop("forward", None)
+
+    def _check_predicts(self) -> None:
+        if not self._model.can_generate():
+            raise CalibrationError(f"{type(self._model).__name__} does not predict the next token, so it has no loss")
+
+
+def _moved(values: Any, device: torch.device) -> Any:
+    """The same values with their tensors on a device, through tuples, lists and dictionaries."""
+    if isinstance(values, Tensor):
+        return values.to(device)
+    if isinstance(values, dict):
+        return {key: _moved(value, device) for key, value in values.items()}
+    if type(values) in (tuple, list):
+        return type(values)(_moved(value, device) for value in values)
+    return values

@@ -1,0 +1,144 @@
+"""Each family of models through the real path: found, calibrated, pruned, saved, and loaded by plain transformers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from flexcim.pattern import Pattern
+from flow.blocks import find_blocks
+from flow.checkpoint import load_checkpoint
+from flow.images import ImageError
+from flow.masks import nm_mask
+from flow.pruner import PruneError, prune
+from flow.quiet import quiet
+from flow.scores import wanda_scores
+from flow.stream import BlockStream
+from tests.model_families import FAMILIES, FAMILY_LAYERS, tiny_family, tiny_inputs
+from tests.tiny_models import TEXT, save_tiny
+
+PATTERN = Pattern(2, 4)
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def folder(family, tmp_path):
+    with quiet():
+        return save_tiny(tmp_path / "dense", tiny_family(family), torch.bfloat16)
+
+
+def plain(family, folder, inputs):
+    """What plain transformers computes, in float32, with the model in a folder; and nothing in it is new to it."""
+    with quiet():
+        kind = getattr(transformers, FAMILIES[family][0])
+        config = transformers.AutoConfig.from_pretrained(folder)
+        if family == "rwkv":
+            # Halving the hidden states is of no account but for the small constant in the norms that follow.
+            config.rescale_every = 0
+        model, loading = kind.from_pretrained(folder, config=config, dtype=torch.float32, output_loading_info=True)
+        assert not any(loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        with torch.no_grad():
+            return model.eval()(**{model.main_input_name: inputs}).logits
+
+
+def streamed(checkpoint, stream):
+    """What the model answers, computed block by block from where the stream stands at its end."""
+    parts = []
+    for index, hidden in enumerate(stream._hidden):
+        with stream._replaced(lambda block, inputs, call, hidden=hidden: hidden), torch.no_grad():
+            parts.append(stream._read(checkpoint.model, index).logits)
+    return torch.cat(parts)
+
+
+def test_the_linear_layers_of_a_block_are_found(family):
+    with quiet():
+        blocks = find_blocks(tiny_family(family))
+    assert len(blocks) == (4 if family == "rwkv" else 2)
+    for block in blocks:
+        assert {layer.name.removeprefix(f"{block.name}.") for layer in block.layers} == FAMILY_LAYERS[family]
+
+
+@pytest.mark.parametrize("from_disk", [False, True], ids=["in memory", "streamed"])
+def test_a_pruned_model_survives_the_disk(family, folder, from_disk, tmp_path):
+    with quiet():
+        checkpoint = load_checkpoint(folder, streamed=from_disk)
+        inputs = tiny_inputs(checkpoint.model)
+        stream = BlockStream(checkpoint.model, checkpoint.blocks, inputs)
+        for _ in checkpoint.blocks:
+            stream.skip()
+        assert torch.allclose(streamed(checkpoint, stream), plain(family, folder, inputs), atol=1e-6)
+        stream.rewind()
+        for block in checkpoint.blocks:
+            assert block._is_loaded() is not from_disk
+            with block.loaded():
+                seen = stream.measure()
+                for layer in block.layers:
+                    assert seen[layer.name].squares.shape == layer.shape[1:]
+                    mask = nm_mask(wanda_scores(layer.weight, seen[layer.name].norms), PATTERN)
+                    layer.weight.masked_fill_(~mask, 0)
+                checkpoint.settle(block)
+                if from_disk:
+                    checkpoint.store(block, tmp_path)
+                stream.advance()
+        checkpoint.save(tmp_path / "pruned")
+        assert torch.allclose(streamed(checkpoint, stream), plain(family, tmp_path / "pruned", inputs), atol=1e-6)
+        again = load_checkpoint(tmp_path / "pruned")
+    for block in again.blocks:
+        for layer in block.layers:
+            kept = layer.weight != 0
+            assert not layer.weight[~nm_mask(layer.weight.abs(), PATTERN)].any()
+            assert 0.4 < kept.float().mean() < 0.6
+    before, after = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "pruned"))
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        assert tensor.dtype == after[name].dtype == torch.bfloat16
+        kept = after[name] != 0
+        assert torch.equal(after[name][kept], tensor[kept])
+
+
+def test_the_whole_pruner_takes_it(family, folder, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    images = tmp_path / "images.safetensors"
+    with quiet():
+        model = tiny_family(family)
+        if family == "vit":
+            save_file({"pixel_values": tiny_inputs(model, samples=9)}, images)
+        result = prune(
+            folder,
+            sparsity=0.5,
+            calibration_text=images if family == "vit" else text,
+            evaluation_text=text if model.can_generate() else None,
+            samples=8,
+            length=32,
+        )
+    assert result.sparsity >= 0.5
+    assert len(result.layers) == len(FAMILY_LAYERS[family]) * len(result.checkpoint.blocks)
+    if result.evaluations is not None:
+        pruned, quantized = result.evaluations.pruned.nats, result.evaluations.quantized.nats
+        assert quantized == pytest.approx(pruned, rel=0.02)
+        assert quantized != pruned
+
+
+def test_what_an_encoder_cannot_do_is_refused(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    with quiet():
+        folder = save_tiny(tmp_path / "bert", tiny_family("bert"))
+    with pytest.raises(
+        PruneError, match=r"^bert does not predict the next token, so it cannot be evaluated on a text$"
+    ):
+        prune(folder, sparsity=0.5, calibration_text=text, evaluation_text=text, samples=2, length=16)
+    with quiet():
+        folder = save_tiny(tmp_path / "vit", tiny_family("vit"))
+    save_file({"pixel_values": torch.zeros(1, 3, 8, 8)}, tmp_path / "small")
+    with pytest.raises(PruneError, match=r"^vit reads images of shape \[3, 16, 16\], but those .* are \[3, 8, 8\]$"):
+        prune(folder, sparsity=0.5, calibration_text=tmp_path / "small")
+    with pytest.raises(ImageError, match=r"text\.txt: cannot be read as a safetensors file of images"):
+        prune(folder, sparsity=0.5, calibration_text=text)
