@@ -25,7 +25,8 @@ from transformers import (
 from flexcim import files
 from flow.blocks import Block, find_blocks
 from flow.quiet import quiet
-from flow.weights import INDEX, SINGLE, CheckpointError, TensorFiles, Weights, shard_name, write_tensors
+from flow.tensors import INDEX, SINGLE, CheckpointError, TensorFiles, shard_name, write_tensors
+from flow.weights import Weights
 
 __all__ = ["Checkpoint", "CheckpointError", "load_checkpoint"]
 

@@ -157,13 +157,30 @@ class BlockStream:
             If the model does not predict the next token.
         """
         self._check_predicts()
-        if self._current < len(self._blocks):
-            raise ValueError(f"losses are known after the last block, not after {self._current}")
+        self._check_passed()
         with torch.no_grad():
             parts = self._targets if targets is None else targets.split([len(batch) for batch in self._batches])
             return torch.cat(
                 [self._tail(index, *pair) for index, pair in enumerate(zip(self._hidden, parts, strict=True))]
             )
+
+    def answers(self) -> Iterator[Tensor]:
+        """What the model answers once all blocks are passed, batch by batch.
+
+        Yields
+        ------
+        Tensor
+            The logits of a batch of samples in their order: [samples, length, vocabulary], or [samples, classes].
+
+        Raises
+        ------
+        ValueError
+            If blocks are still to be passed.
+        """
+        self._check_passed()
+        for index, hidden in enumerate(self._hidden):
+            with torch.no_grad():
+                yield self._answer(index, hidden)
 
     # -- backward ------------------------------------------------------------------------------------------------------
 
@@ -277,9 +294,15 @@ class BlockStream:
 
     def _tail(self, index: int, hidden: Tensor, targets: Tensor) -> Tensor:
         """Losses of one batch, in the shape of the targets, from the outputs of the last block."""
-        with self._replaced(lambda block, inputs, call: hidden):
-            logits = self._read(self._model, index).logits[:, : targets.shape[1]].float()
+        logits = self._answer(index, hidden)[:, : targets.shape[1]].float()
         return cross_entropy(logits.transpose(1, 2), targets.to(logits.device), reduction="none")
+
+    def _answer(self, index: int, hidden: Tensor) -> Tensor:
+        """Logits of one batch, from the outputs of the last block."""
+        with self._replaced(lambda block, inputs, call: hidden):
+            logits = self._read(self._model, index).logits
+        assert isinstance(logits, Tensor)
+        return logits
 
     @contextlib.contextmanager
     def _replaced(self, answer: Callable[[Block, Tensor, _Call], Tensor]) -> Iterator[None]:
@@ -303,6 +326,10 @@ class BlockStream:
         finally:
             for block in self._blocks:
                 vars(block.module).pop("forward", None)
+
+    def _check_passed(self) -> None:
+        if self._current < len(self._blocks):
+            raise ValueError(f"what the model answers is known after its last block, not after {self._current}")
 
     def _check_predicts(self) -> None:
         if not self._model.can_generate():

@@ -1,4 +1,4 @@
-"""Weights on disk: read lazily from a checkpoint's files, block by block, and written back under their names there.
+"""The weights of a model's blocks on disk: loaded block by block, and written back under the names they had there.
 
 Names and shapes in the files are not always those of the model: transformers renames parameters when it loads them and
 merges some (the experts of Mixtral). Its own conversions are used here, on the tensors of one block at a time.
@@ -6,16 +6,10 @@ merges some (the experts of Mixtral). Its own conversions are used here, on the 
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -28,152 +22,11 @@ from transformers.core_model_loading import (
 )
 from transformers.modeling_utils import LoadStateDictConfig
 
-from flexcim.errors import FlexCiMError
 from flow.blocks import Block
 from flow.quiet import quiet
+from flow.tensors import CheckpointError, TensorFiles
 
-__all__ = ["INDEX", "SINGLE", "CheckpointError", "TensorFiles", "Weights", "shard_name", "write_tensors"]
-
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-
-
-class CheckpointError(FlexCiMError):
-    """A checkpoint that cannot be used; the message is one sentence that names the folder."""
-
-
-def shard_name(index: int, count: int) -> str:
-    """Name of one of several files, as transformers has it."""
-    return f"model-{index + 1:05d}-of-{count:05d}.safetensors"
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file, which appears whole or not at all.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"format": "pt"})
-        # safetensors makes its files for the owner alone; others may read what the user's mask lets them.
-        temporary.chmod((path.parent.stat().st_mode & 0o444) | 0o200)
-        os.replace(temporary, path)
-    except SafetensorError as error:
-        # The library knows the system's error, but only tells its text.
-        raise OSError(None, _reason(error), str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _reason(error: SafetensorError) -> str:
-    text = str(error)
-    return text.split("I/O error: ")[-1].split(" (os error")[0].strip('")')
-
-
-class TensorFiles:
-    """The tensors of a checkpoint, by the names they have in its files.
-
-    Parameters
-    ----------
-    folder : path
-        Holds ``model.safetensors``, several files and their index, or the same as PyTorch's own ``.bin`` files.
-
-    Attributes
-    ----------
-    places : dict
-        The file of each tensor.
-
-    Raises
-    ------
-    CheckpointError
-        If there is no such file, one is missing, or one cannot be read.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.places: dict[str, Path] = {}
-        self._facts: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
-        for path in self._files():
-            try:
-                with _opened(path) as file:
-                    for name in file.names():
-                        self.places[name] = path
-                        self._facts[name] = file.facts(name)
-            except Exception as error:
-                raise CheckpointError(f"{folder}: its weights cannot be loaded ({path.name}: {error})") from error
-
-    def _files(self) -> list[Path]:
-        for single in (SINGLE, "pytorch_model.bin"):
-            index = self._folder / f"{single}.index.json"
-            if index.exists():
-                try:
-                    names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-                except (OSError, ValueError, LookupError, TypeError, AttributeError):
-                    raise CheckpointError(f"{index}: cannot be read as an index of weight files") from None
-                return [self._folder / name for name in names]
-            if (self._folder / single).exists():
-                return [self._folder / single]
-        raise CheckpointError(
-            f"{self._folder}: its weights cannot be loaded (there is no {SINGLE}, no {INDEX} and no pytorch_model.bin)"
-        )
-
-    def dtype(self, name: str) -> torch.dtype:
-        """Its dtype in the file."""
-        return self._facts[name][0]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Its shape in the file."""
-        return self._facts[name][1]
-
-    def size(self, names: Iterable[str]) -> int:
-        """Bytes of some tensors."""
-        return sum(self.dtype(name).itemsize * torch.Size(self.shape(name)).numel() for name in names)
-
-    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Read tensors; those in memory that is mapped from a file are read when they are used."""
-        by_path: defaultdict[Path, list[str]] = defaultdict(list)
-        for name in names:
-            by_path[self.places[name]].append(name)
-        tensors: dict[str, Tensor] = {}
-        for path, inside in by_path.items():
-            with _opened(path) as file:
-                tensors |= {name: file.tensor(name) for name in inside}
-        return tensors
-
-
-class _opened:  # noqa: N801 - used like a function
-    """A weight file of either format, open."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> _opened:
-        self._stack = contextlib.ExitStack()
-        if self._path.suffix == ".safetensors":
-            self._file = self._stack.enter_context(safe_open(self._path, framework="pt"))
-            self._pickled = None
-        else:
-            self._pickled = torch.load(self._path, map_location="cpu", weights_only=True, mmap=True)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
-
-    def names(self) -> list[str]:
-        return list(self._file.keys() if self._pickled is None else self._pickled)
-
-    def facts(self, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
-        if self._pickled is not None:
-            return self._pickled[name].dtype, tuple(self._pickled[name].shape)
-        part = self._file.get_slice(name)
-        # An empty slice has the dtype as PyTorch knows it.
-        return (part[:0].dtype if part.get_shape() else part[...].dtype), tuple(part.get_shape())
-
-    def tensor(self, name: str) -> Tensor:
-        return self._file.get_tensor(name) if self._pickled is None else self._pickled[name]
+__all__ = ["Weights"]
 
 
 class Weights:
@@ -183,8 +36,8 @@ class Weights:
     ----------
     model : PreTrainedModel
         The model, its parameters on the meta device.
-    blocks : sequence of (name, module)
-        Its stack.
+    blocks : mapping
+        The modules of its stack by their paths.
     files : TensorFiles
         Its weights.
     device : torch.device
@@ -232,7 +85,7 @@ class Weights:
 
     @property
     def _folder(self) -> Path:
-        return self._files._folder
+        return self._files.folder
 
     def _check_shape(self, name: str, target: str, state: Mapping[str, Tensor]) -> None:
         if target in state and self._files.shape(name) != tuple(state[target].shape):
@@ -252,6 +105,7 @@ class Weights:
         self._fill(self._names[block.name], self._device)
         for name, tensor in _tensors(block.module):
             self._check(f"{block.name}.{name}", tensor)
+        block.module.to(self._device)  # what it computes from the configuration, such as frequencies
 
     def release(self, block: Block) -> None:
         """Put the block's parameters and persistent buffers back on the meta device."""
@@ -297,16 +151,7 @@ class Weights:
 
     def _read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Tensors as they are now: pruned ones from where they were stored."""
-        names = list(names)
-        tensors = self._files.read([name for name in names if name not in self._replaced])
-        by_path: defaultdict[Path, list[str]] = defaultdict(list)
-        for name in names:
-            if name in self._replaced:
-                by_path[self._replaced[name]].append(name)
-        for path, inside in by_path.items():
-            with _opened(path) as file:
-                tensors |= {name: file.tensor(name) for name in inside}
-        return tensors
+        return self._files.read(names, self._replaced)
 
     def _check(self, name: str, tensor: Tensor) -> None:
         if tensor.is_meta:
@@ -330,9 +175,12 @@ class Weights:
 
     def round(self, block: Block) -> None:
         """Round the weights of a block's layers to the dtypes that they have in the files, in place."""
-        narrow = {self._targets[name]: self._files.dtype(name) for name in self._names[block.name]}
+        names = self._names[block.name]
+        narrow = {self._targets[name]: self._files.dtype(name) for name in names}
+        # A tensor that transformers splits is known under the first part's path; the others have its dtype.
+        split = next((self._files.dtype(name) for name in names if name in self._converted), torch.float32)
         for path, stored in _stored(block).items():
-            dtype = narrow.get(path, torch.float32)
+            dtype = narrow.get(path, split)
             if dtype != torch.float32:
                 stored.data.copy_(stored.data.to(dtype))
 

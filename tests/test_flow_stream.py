@@ -124,7 +124,7 @@ def test_losses_are_those_of_the_whole_model(model):
     blocks = find_blocks(model)
     stream = BlockStream(model, blocks, SAMPLES)
     for block in blocks:
-        with pytest.raises(ValueError, match=r"^losses are known after the last block, not after \d$"):
+        with pytest.raises(ValueError, match=r"^what the model answers is known after its last block, not after \d$"):
             stream.losses()
         for layer in block.layers:
             layer.weight[:, ::3] = 0

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from flow import checkpoint as checkpoint_module
 from flow.checkpoint import CheckpointError, load_checkpoint
 from flow.quiet import quiet
-from flow.weights import TensorFiles, write_tensors
+from flow.tensors import TensorFiles, write_tensors
 from tests.model_families import tiny_family
 from tests.tiny_models import byte_tokenizer, save_tiny, tiny_llama
 
