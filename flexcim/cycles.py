@@ -74,27 +74,12 @@ def vector_cycles(config: MacroConfig, pattern: Pattern, groups: int, rows: int,
     return max(config.issue_cycles(pattern), beats, config.result_beats(groups) if emits else 0)
 
 
-def _constant_beats(config: MacroConfig, program: Program) -> list[int]:
-    """The beats of constants that each load brings, if it brings any: as many as the outputs of its runs need."""
-    beats = [1] * len(program.loads)
-    waiting: dict[int, deque[int]] = defaultdict(deque)
-    for index, load in enumerate(program.loads):
-        waiting[load.bank].append(index)
-    for run in program.runs:
-        if waiting[run.bank]:
-            index = waiting[run.bank][0]
-            beats[index] = max(beats[index], config.result_beats(run.groups))
-            if run.release:
-                waiting[run.bank].popleft()
-    return beats
-
-
 class _Banks:
     """When each bank was last released and is loaded next; carries the loads out as far as releases allow."""
 
     def __init__(self, config: MacroConfig, program: Program) -> None:
         self.config = config
-        self.pending = deque(zip(program.loads, _constant_beats(config, program), strict=True))
+        self.pending = deque(program.load_steps)
         self.free_from = dict.fromkeys(range(config.banks), 1)
         self.loaded_at: dict[int, int] = {}
         self.last_beat = 0
@@ -105,7 +90,8 @@ class _Banks:
         while run.bank not in self.loaded_at:
             if not self.pending:
                 raise CycleError(f"a run waits for bank {run.bank}, but no load for it follows")
-            load, constant_beats = self.pending.popleft()
+            step = self.pending.popleft()
+            load = step.command
             if load.bank in self.loaded_at:
                 raise CycleError(f"a load waits for bank {load.bank}, which a run that comes later releases")
             taken = self.last_beat  # the command is taken in the cycle of the last beat of the load before
@@ -113,7 +99,8 @@ class _Banks:
             self.last_beat = first_free + self.config.weight_beats(load.rows) - 1
             if load.constants:
                 first_constant = max(first_free, self.results_left[load.bank] + 1)
-                self.last_beat = max(self.last_beat, first_constant + constant_beats - 1)
+                beats = ceil_div(step.constants, self.config.result_port)
+                self.last_beat = max(self.last_beat, first_constant + beats - 1)
             self.loaded_at[load.bank] = self.last_beat
         return self.loaded_at[run.bank]
 

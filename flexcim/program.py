@@ -21,10 +21,25 @@ class LoadStep:
         The command.
     tile : int
         The tile whose weights follow: its place in ``LayerTiling.tiles`` and on the first axis of the packed arrays.
+    constants : int
+        Outputs whose requantizer constants follow; 0 if the command says that none do, and only then.
+
+    Raises
+    ------
+    ValueError
+        If the command says otherwise.
     """
 
     command: Load
     tile: int
+    constants: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.constants > 0) != self.command.constants:
+            wanted = "at least one output" if self.command.constants else "none"
+            raise ValueError(
+                f"a load with constants = {self.command.constants} needs those of {wanted}, not {self.constants}"
+            )
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,9 @@ class Job:
         names = (*STREAMS, "constants") if self.config.requantizer else STREAMS
         self.payloads = {name: [] for name in names}
 
-    def load(self, command: Load, weights: NDArray[np.int8], offsets: NDArray[np.uint8]) -> None:
-        """Fill a bank with the cells [rows, S, C]."""
-        self.steps.append(LoadStep(command, 0))
+    def load(self, command: Load, weights: NDArray[np.int8], offsets: NDArray[np.uint8], constants: int = 0) -> None:
+        """Fill a bank with the cells [rows, S, C]; the caller brings the constants of so many outputs."""
+        self.steps.append(LoadStep(command, 0, constants))
         self.payloads["load"].append(command.payload())
         self.payloads["weights"] += weight_payloads(self.config, *weight_beats(self.config, weights, offsets))
 

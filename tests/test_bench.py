@@ -23,7 +23,14 @@ ODD_PATTERNS = ["1:1", "2:3", "4:5", "2:4", "4:8", "4:11", "1:4"]
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "requantizer": SMALL
-    | {"requantizer": True, "banks": 3, "bits_per_cycle": 2, "activation_bits": 6, "weight_bits": 5},
+    | {  # results and constants take several beats
+        "requantizer": True,
+        "result_port": 3,
+        "banks": 3,
+        "bits_per_cycle": 2,
+        "activation_bits": 6,
+        "weight_bits": 5,
+    },
     "odd-ports": {  # that neither windows, rows nor outputs divide; several weight beats to a sub-macro's row
         "rows": 5,
         "columns": 6,

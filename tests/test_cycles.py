@@ -102,17 +102,17 @@ class Reference:
 
     def carry_out_load(self):
         config, residency = self.config, self.loads[self.next_load]
-        bank = residency.load.bank
+        command = residency.load.command
+        bank = command.bank
         assert not self.occupied[bank], "the program would never finish"
         self.next_load += 1
         first = max(self.last_weight + 1, self.free_from[bank], 1)
-        beats = residency.load.rows * config.sub_macros * config.columns // config.weight_port
+        beats = command.rows * config.sub_macros * config.columns // config.weight_port
         self.last_weight = first + beats - 1
-        if residency.load.constants:
-            # Beside the weights, once no result waits for the old ones; as many as the outputs of its runs need.
-            groups = max(run.groups for run in residency.runs)
+        if command.constants:
+            # Beside the weights, once no result waits for the old ones.
             first = max(first, self.constants_from[bank])
-            self.last_weight = max(self.last_weight, first + result_beats(config, groups) - 1)
+            self.last_weight = max(self.last_weight, first + ceil(residency.load.constants, config.result_port) - 1)
         residency.last_weight = self.last_weight
         self.occupied[bank] = True
 
@@ -192,9 +192,35 @@ def test_constants_belong_to_the_runs_of_their_own_load():
         Run(bank=bank, pattern=Pattern(1, 1), groups=groups, rows=1, vectors=1, requantize=True)
         for bank, groups in ((0, 4), (1, 1))
     )
-    loads = [LoadStep(Load(bank=bank, rows=1, constants=True), 0) for bank in (0, 1)]
+    loads = [
+        LoadStep(Load(bank=run.bank, rows=1, constants=True), 0, config.tile_outputs(run.groups)) for run in (many, few)
+    ]
     for runs in ([many, few], [few, many]):
         check(config, Program((*loads, *(RunStep(run, 0) for run in runs))))
+
+
+def test_a_run_that_is_not_requantized_needs_no_constants():
+    """Of more outputs than its load brought constants for, it does not make the load any longer."""
+    config = MacroConfig(rows=1, columns=8, result_port=1, requantizer=True)
+    some = Run(bank=0, pattern=Pattern(1, 1), groups=1, rows=1, vectors=1, requantize=True, release=False)
+    more = Run(bank=0, pattern=Pattern(1, 1), groups=4, rows=1, vectors=1)
+    load = LoadStep(Load(bank=0, rows=1, constants=True), 0, 8)
+    short, whole = (Program((load, *(RunStep(run, 0) for run in runs))) for runs in ([some, more], [some]))
+    check(config, short)
+    # Only the other's 32 beats come behind those of the first.
+    assert program_cycles(config, short).cycles == program_cycles(config, whole).cycles + 32
+
+
+@pytest.mark.parametrize(
+    ("constants", "count", "message"),
+    [
+        (True, 0, "a load with constants = True needs those of at least one output, not 0"),
+        (False, 4, "a load with constants = False needs those of none, not 4"),
+    ],
+)
+def test_a_load_says_of_how_many_outputs_its_constants_are(constants, count, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        LoadStep(Load(bank=0, rows=1, constants=constants), 0, count)
 
 
 # --- Programs that never finish --------------------------------------------------------------------------------------

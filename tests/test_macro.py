@@ -23,7 +23,7 @@ from hw.macro import Macro
 from sim.golden.macro import GoldenMacro
 from sim.golden.requantizer import requantize
 from tests.macro_jobs import Job, Layer, check_results, random_layers
-from tests.random_programs import random_program, residencies
+from tests.random_programs import random_program
 from tests.simulation import CONFIGS, Source, simulate
 
 for_each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -171,7 +171,7 @@ def requantized_job(rng, vectors=4, tiles=3):
         shift = rng.integers(16, 30, len(mult), dtype=np.uint8)
         weights, offsets = (cells[0] for cells in pack_layer(layer.tiling, layer.weights))
         bank = index % config.banks
-        job.load(Load(bank=bank, rows=config.rows, constants=True), weights, offsets)
+        job.load(Load(bank=bank, rows=config.rows, constants=True), weights, offsets, len(mult))
         job.payloads["constants"] += constant_payloads(config, *constant_beats(config, mult, shift))
         shared = {"bank": bank, "pattern": pattern, "groups": groups, "rows": config.rows, "vectors": vectors}
         # Twice on the same load: as they are, and requantized.
@@ -203,18 +203,16 @@ def random_job(config, rng, steps, most_vectors):
     """A random program on random cells, and its results by the golden macro."""
     job, golden, expected = Job(config), GoldenMacro(config), []
     program = random_program(rng, config, steps, most_vectors)
-    of_loads = iter(residencies(program)[0])
     limit, low = 1 << (config.weight_bits - 1), 1 << (config.activation_bits - 1)
     for step in program.steps:
         if isinstance(step, LoadStep):
             shape = step.command.rows, config.sub_macros, config.columns
             weights = rng.integers(-limit, limit, size=shape, dtype=np.int8)
             offsets = rng.integers(0, 1 << config.index_bits, size=shape, dtype=np.uint8)
-            job.load(step.command, weights, offsets)
-            groups = next(of_loads).runs[0].groups
+            job.load(step.command, weights, offsets, step.constants)
             constants = None
-            if step.command.constants:
-                mult = rng.integers(0, 1 << 16, config.tile_outputs(groups), dtype=np.uint16)
+            if step.constants:
+                mult = rng.integers(0, 1 << 16, step.constants, dtype=np.uint16)
                 constants = mult, rng.integers(10, 30, len(mult), dtype=np.uint8)
                 job.payloads["constants"] += constant_payloads(config, *constant_beats(config, *constants))
             golden.load(step.command.payload(), weights, offsets, constants)

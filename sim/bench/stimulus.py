@@ -140,7 +140,8 @@ class Stimulus:
         for index, item in enumerate(self.loads):
             fields = command_fields(item.payload, LOAD_FIELDS)
             command = Load(bank=fields["bank"], rows=fields["rows"], constants=bool(fields["constants"]))
-            loads.append(LoadStep(command, index))
+            constants = item.image.constants
+            loads.append(LoadStep(command, index, 0 if constants is None else len(constants[0])))
         return Program((*loads, *(RunStep(as_run(self.config, item.payload), 0) for item in self.runs)))
 
     def payloads(self) -> dict[str, list[int]]:
