@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from flexcim.errors import FlexCiMError
 
@@ -45,6 +47,14 @@ class LinearLayer:
         """(outputs, inputs)."""
         outputs, inputs = self.weight.shape
         return outputs, inputs
+
+    def watch(self, callback: Callable[[Tensor], None]) -> RemovableHandle:
+        """Have a callback called with the inputs [..., inputs] of each forward, until the handle is removed."""
+        return self.module.register_forward_pre_hook(lambda module, arguments: callback(arguments[0]))
+
+    def watch_outputs(self, callback: Callable[[Tensor], None]) -> RemovableHandle:
+        """The same with the outputs [..., outputs]; the callback may register a hook for their gradient."""
+        return self.module.register_forward_hook(lambda module, arguments, outputs: callback(outputs))
 
 
 @dataclass(frozen=True, eq=False)

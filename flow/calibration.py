@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,75 +12,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from flexcim.errors import FlexCiMError
-from flow.blocks import Block, LinearLayer
+from flow.blocks import Block
 from flow.options import BATCH_TOKENS
+from flow.statistics import InputStatistics, observe
 
-__all__ = ["BlockStream", "CalibrationError", "InputStatistics", "observe"]
+__all__ = ["BlockStream", "CalibrationError"]
 
 
 class CalibrationError(FlexCiMError):
     """A model that cannot be calibrated on these samples; the message is one sentence that names the layer."""
-
-
-@dataclass
-class InputStatistics:
-    """What was seen of one layer's inputs.
-
-    Parameters
-    ----------
-    inputs : int
-        Input features of the layer.
-    tokens : int
-        Tokens that were seen.
-    largest : float
-        Largest magnitude among them.
-
-    Attributes
-    ----------
-    squares : Tensor
-        Sum of squares of each input feature, [inputs], float64.
-    """
-
-    inputs: int
-    tokens: int = 0
-    largest: float = 0.0
-    squares: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.squares = torch.zeros(self.inputs, dtype=torch.float64)
-
-    @property
-    def norms(self) -> Tensor:
-        """L2 norm of each input feature over all tokens, [inputs], float32."""
-        return self.squares.sqrt().float()
-
-    def add(self, activations: Tensor) -> None:
-        """Take inputs [..., inputs] into account."""
-        flat = activations.detach().flatten(0, -2).float()
-        self.tokens += len(flat)
-        self.largest = max(self.largest, flat.abs().max().item())
-        self.squares += flat.square().sum(dim=0, dtype=torch.float64)
-
-
-@contextlib.contextmanager
-def observe(layers: Iterable[LinearLayer]) -> Iterator[dict[str, InputStatistics]]:
-    """Measure the inputs of layers for as long as the context is open.
-
-    Yields
-    ------
-    dict
-        Statistics by the layer's name, filled by each forward pass.
-    """
-    statistics: dict[str, InputStatistics] = {}
-    with contextlib.ExitStack() as hooks:
-        for layer in layers:
-            of_layer = statistics[layer.name] = InputStatistics(layer.shape[1])
-
-            def hook(module: nn.Module, arguments: tuple[Tensor], of_layer: InputStatistics = of_layer) -> None:
-                of_layer.add(arguments[0])
-
-            hooks.callback(layer.module.register_forward_pre_hook(hook).remove)
-        yield statistics
 
 
 def _check_seen(statistics: dict[str, InputStatistics]) -> None:
@@ -115,6 +55,8 @@ class BlockStream:
         Its stack.
     samples : Tensor
         [samples, length], int64.
+    moments : bool
+        Whether the dense statistics have second moments.
 
     Attributes
     ----------
@@ -127,7 +69,9 @@ class BlockStream:
         If no token reaches a layer, or its inputs are not finite.
     """
 
-    def __init__(self, model: PreTrainedModel, blocks: Sequence[Block], samples: Tensor) -> None:
+    def __init__(
+        self, model: PreTrainedModel, blocks: Sequence[Block], samples: Tensor, *, moments: bool = False
+    ) -> None:
         self._blocks = blocks
         self._current = 0
         self._hidden: list[Tensor] = []
@@ -136,7 +80,7 @@ class BlockStream:
             for block in blocks:
                 recorder = self._recorder(block)
                 stack.callback(block.module.register_forward_pre_hook(recorder, with_kwargs=True).remove)
-            self.dense = stack.enter_context(observe(layer for block in blocks for layer in block.layers))
+            self.dense = stack.enter_context(observe((layer for block in blocks for layer in block.layers), moments=moments))
             for batch in samples.split(max(1, BATCH_TOKENS // samples.shape[1])):
                 # The base model ends before the head, whose logits nobody needs here.
                 model.base_model(input_ids=batch, use_cache=False)
@@ -155,17 +99,22 @@ class BlockStream:
 
         return record
 
-    def measure(self) -> dict[str, InputStatistics]:
-        """Statistics of the inputs of the current block's layers, by name; the stream stays where it is."""
-        return self._run(advance=False)
+    def forget(self) -> None:
+        """Drop the dense statistics, which take much memory if they have second moments."""
+        self.dense = {}
+
+    def measure(self, *, moments: bool = False) -> dict[str, InputStatistics]:
+        """Statistics of the inputs of the current block's layers, by name, with second moments if they are asked for;
+        the stream stays where it is."""
+        return self._run(advance=False, moments=moments)
 
     def advance(self) -> dict[str, InputStatistics]:
         """Like `measure`; then the block's outputs become the inputs of the next one."""
-        return self._run(advance=True)
+        return self._run(advance=True, moments=False)
 
-    def _run(self, *, advance: bool) -> dict[str, InputStatistics]:
+    def _run(self, *, advance: bool, moments: bool) -> dict[str, InputStatistics]:
         block = self._blocks[self._current]
-        with torch.no_grad(), observe(block.layers) as statistics:
+        with torch.no_grad(), observe(block.layers, moments=moments) as statistics:
             for index, call in enumerate(self._calls[block.name]):
                 outputs = block.module(self._hidden[index], *call.arguments, **call.keywords)
                 if advance:

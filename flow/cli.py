@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +14,15 @@ from rich.table import Column, Table
 
 from flexcim.config import MacroConfig, preset
 from flexcim.errors import FlexCiMError
-from flow.options import DEFAULT_LENGTH, DEFAULT_SAMPLES, ActivationScale
+from flow.options import (
+    DEFAULT_LENGTH,
+    DEFAULT_SAMPLES,
+    ActivationScale,
+    Granularity,
+    Method,
+    Score,
+    Update,
+)
 
 if TYPE_CHECKING:
     from flow.result import PruneResult
@@ -32,8 +39,28 @@ class OptionError(FlexCiMError):
 
 def prune(
     model: Annotated[Path, typer.Argument(help="Local folder of a checkpoint in Hugging Face format.")],
-    sparsity: Annotated[float, typer.Option(help="Least share of the block layers' weights to drop, 0 to 1.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; an earlier result is replaced.")],
+    sparsity: Annotated[
+        float | None, typer.Option(help="Least share of the block layers' weights to drop, 0 to 1.")
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of --sparsity: cycles=0.5 or bytes=0.5, at most half of what the dense model takes on the macro."
+        ),
+    ] = None,
+    vectors: Annotated[int, typer.Option(help="Vectors that a budget of cycles is counted for.")] = 64,
+    method: Annotated[Method, typer.Option(help="Who chooses the patterns.")] = Method.FLOW,
+    score: Annotated[
+        Score | None, typer.Option(help="What masks are chosen by. [default: obs for flow, else wanda]")
+    ] = None,
+    update: Annotated[
+        Update | None, typer.Option(help="What happens to the kept weights. [default: lsq for flow, else none]")
+    ] = None,
+    granularity: Annotated[
+        Granularity | None,
+        typer.Option(help="What gets a pattern of its own. [default: block for paper, else layer]"),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration of the macro, a TOML file.")] = None,
     preset_name: Annotated[
         str | None, typer.Option("--preset", help="Name of a configuration, see flexcim presets. [default: flexcim]")
@@ -54,7 +81,7 @@ def prune(
         ActivationScale, typer.Option(help="Scale of the activations: of each token, or of the layer's tensor.")
     ] = ActivationScale.TOKEN,
 ) -> None:
-    """Prune a causal language model with FLOW and pack it for a macro.
+    """Prune a causal language model and pack it for a macro.
 
     Writes checkpoint/ (zeros in place, loads in plain transformers), packed/ (what the macro loads), plan.toml and
     report.json. Nothing is downloaded.
@@ -68,6 +95,7 @@ def prune(
         calibration = _SHIPPED_TEXT
 
     # torch and transformers take seconds to import; --help and mistyped options need neither.
+    from flow.budgets import parse_budget
     from flow.export import check_replaceable, write_result
     from flow.pruner import prune as run
 
@@ -76,6 +104,11 @@ def prune(
         result = run(
             model,
             sparsity=sparsity,
+            budget=None if budget is None else parse_budget(budget, macro, vectors),
+            method=method,
+            score=score,
+            update=update,
+            granularity=granularity,
             config=macro,
             calibration_text=calibration,
             evaluation_text=evaluate,
@@ -105,26 +138,23 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _show(result: PruneResult) -> None:
-    """Print the plan, block by block, and what it achieved."""
+    """Print the plan and what it achieved."""
     samples, length = result.samples.shape
     print(f"seed {result.seed}: {samples} calibration samples of {length} tokens")
-    table = Table(Column("block", overflow="fold"), "pattern", "sparsity", "layers", "tiles", "O'", "D'", "cost")
-    for name, group in groupby(result.layers, key=lambda layer: layer.block):
-        layers = list(group)
-        choice = layers[0].choice
-        zeros = sum(layer.zeros for layer in layers)
+    print(f"method {result.method.value}: {result.selection.assignment.method}, {result.treatment}")
+    table = Table(Column("layer", overflow="fold"), "pattern", "sparsity", "tiles", Column("cost", justify="right"))
+    for layer in result.layers:
         table.add_row(
-            name,
-            str(choice.pattern),
-            f"{zeros / sum(layer.weights.numel() for layer in layers):.2%}",
-            str(len(layers)),
-            str(sum(len(layer.tiling.tiles) for layer in layers)),
-            f"{choice.outliers:.3f}",
-            f"{choice.clustering:.3f}",
-            f"{choice.cost:.2f}",
+            layer.name,
+            str(layer.pattern),
+            f"{layer.sparsity:.2%}",
+            str(len(layer.tiling.tiles)),
+            f"{layer.choice.cost:.3g}",
         )
     Console().print(table)
-    print(f"sparsity: {result.sparsity:.2%} of the weights are zero, {result.target:.2%} were asked for")
+    for name, loss in sorted(result.selection.trials.items(), key=lambda trial: trial[1]):
+        print(f"tried {name}: {loss:.4f} nats per token of calibration text")
+    print(f"sparsity: {result.sparsity:.2%} of the weights are zero, asked for was {result.budget}")
     if result.evaluations is not None:
         dense, pruned, quantized = (
             getattr(result.evaluations, name).bits_per_byte for name in ("dense", "pruned", "quantized")

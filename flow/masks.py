@@ -10,6 +10,12 @@ from flexcim.pattern import Pattern
 
 __all__ = ["kept_weights", "nm_mask"]
 
+_RANKED = 16
+"""Largest m for which all pairs of a block are compared; longer blocks are sorted."""
+
+_CHUNK = 1 << 14
+"""Blocks that are ranked at once: few enough to stay in the caches."""
+
 
 def nm_mask(scores: Tensor, pattern: Pattern) -> Tensor:
     """Keep the n largest scores of each block of m consecutive inputs, for each output on its own (Wanda's N:M rule).
@@ -42,12 +48,29 @@ def nm_mask(scores: Tensor, pattern: Pattern) -> Tensor:
         return torch.ones_like(scores, dtype=torch.bool)
     outputs, inputs = scores.shape
     # The padding loses to every real score, so that the last block's n go to its r inputs first.
-    padded = pad(scores.float(), (0, -inputs % pattern.m), value=-torch.inf)
-    blocks = padded.view(outputs, -1, pattern.m)
-    # topk leaves the order of equal scores open; a stable sort keeps the lowest index first.
-    order = blocks.sort(dim=-1, descending=True, stable=True).indices
-    mask = torch.zeros_like(blocks, dtype=torch.bool).scatter_(-1, order[..., : pattern.n], True)
-    return mask.view(outputs, -1)[:, :inputs]
+    blocks = pad(scores.float(), (0, -inputs % pattern.m), value=-torch.inf).view(-1, pattern.m)
+    if pattern.m > _RANKED:
+        # topk leaves the order of equal scores open; a stable sort keeps the lowest index first.
+        order = blocks.sort(dim=-1, descending=True, stable=True).indices
+        mask = torch.zeros_like(blocks, dtype=torch.bool).scatter_(-1, order[..., : pattern.n], True)
+    else:
+        mask = torch.cat([_ranks(chunk) < pattern.n for chunk in blocks.split(_CHUNK)], dim=1).T
+    return mask.reshape(outputs, -1)[:, :inputs]
+
+
+def _ranks(blocks: Tensor) -> Tensor:
+    """How many scores of its block each score loses to, [m, blocks], uint8; of equal scores the first one wins.
+
+    Comparing all pairs takes m * (m - 1) / 2 comparisons of a score, but they run over long vectors, where a sort of m
+    numbers is a branch at each step.
+    """
+    ordered = blocks.T.contiguous()
+    ranks = torch.zeros(ordered.shape, dtype=torch.uint8, device=ordered.device)
+    for distance in range(1, len(ordered)):
+        wins = (ordered[:-distance] >= ordered[distance:]).view(torch.uint8)
+        ranks[distance:] += wins
+        ranks[:-distance] += wins ^ 1
+    return ranks
 
 
 def kept_weights(outputs: int, inputs: int, pattern: Pattern) -> int:

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeAlias
 
 from torch import Tensor
 
 from flexcim.config import PRESETS, MacroConfig
 from flexcim.errors import FlexCiMError
-from flexcim.pattern import Pattern
 from flexcim.tiling import LayerTiling, tile_layer
 from flow.blocks import Block, LinearLayer, find_blocks
-from flow.calibration import BlockStream, InputStatistics
+from flow.budgets import Budget, SparsityBudget, pose
+from flow.calibration import BlockStream
 from flow.checkpoint import Checkpoint, load_checkpoint
+from flow.choosing import Evidence, choose, default_granularity
 from flow.evaluation import Evaluation, evaluate
-from flow.masks import nm_mask
-from flow.options import DEFAULT_LENGTH, DEFAULT_SAMPLES, ActivationScale
-from flow.outliers import find_outliers
+from flow.options import (
+    DEFAULT_LENGTH,
+    DEFAULT_SAMPLES,
+    GUARD_SAMPLES,
+    ActivationScale,
+    Granularity,
+    Method,
+    Score,
+    Update,
+)
 from flow.quantization import activation_scale, quantize_weights, replaced
 from flow.quiet import quiet
 from flow.result import Evaluations, PrunedLayer, PruneResult
-from flow.scores import wanda_scores
-from flow.selection import BlockFacts, Choice, check_target, select
-from flow.text import draw_samples, read_text, tokenize
+from flow.selectors import Choice, units_of
+from flow.text import draw_samples, read_text, set_apart, tokenize
+from flow.treatment import default_treatment, prune_block
 
 __all__ = ["Progress", "PruneError", "prune"]
 
@@ -40,41 +48,56 @@ class PruneError(FlexCiMError):
 def prune(
     model_path: str | os.PathLike[str],
     *,
-    sparsity: float,
+    sparsity: float | None = None,
+    budget: Budget | None = None,
     calibration_text: str | os.PathLike[str],
     evaluation_text: str | os.PathLike[str] | None = None,
     config: MacroConfig = PRESETS["flexcim"],
+    method: Method = Method.FLOW,
+    score: Score | None = None,
+    update: Update | None = None,
+    granularity: Granularity | None = None,
     samples: int = DEFAULT_SAMPLES,
     length: int | None = None,
     seed: int = 0,
     activations: ActivationScale = ActivationScale.TOKEN,
     progress: Progress | None = None,
 ) -> PruneResult:
-    """Prune a causal language model with FLOW, for one macro.
+    """Prune a causal language model for one macro.
 
-    The calibration samples pass the dense model, whose scores give each block's outliers; the integer program then
-    chooses a pattern for each block that the macro's menu has. A second pass prunes block by block: a block is scored
-    on the outputs of the pruned blocks before it, masked, and run again. Nothing is retrained. At last the layers are
-    quantised.
+    The calibration samples pass the dense model; the method then chooses a pattern that the macro's menu has for each
+    layer, or block. A second pass prunes block by block: a block is measured on the outputs of the pruned blocks before
+    it, masked, its kept weights updated, and run again. Nothing is retrained. At last the layers are quantised.
 
     Parameters
     ----------
     model_path : path
         Local folder of a checkpoint in Hugging Face format.
-    sparsity : float
-        Least share of the block layers' weights to drop, 0 to 1.
+    sparsity : float, optional
+        Least share of the block layers' weights to drop, 0 to 1; short for a `SparsityBudget`.
+    budget : Budget, optional
+        What limits the choice; either this or ``sparsity``.
     calibration_text : path
-        UTF-8 file to take the calibration samples from.
+        UTF-8 file to take the calibration samples from. `Method.FLOW` sets an eighth of it apart, to compare whole
+        pruned models on.
     evaluation_text : path, optional
         UTF-8 file to measure bits per byte on.
     config : MacroConfig
         The macro: its menu, and the widths of weights and activations.
+    method : Method
+        Who chooses the patterns.
+    score : Score, optional
+        What masks are chosen by; by default `Score.OBS` for `Method.FLOW`, and `Score.WANDA` for the others.
+    update : Update, optional
+        What happens to the kept weights; by default `Update.LSQ` for `Method.FLOW`, and nothing for the others.
+    granularity : Granularity, optional
+        What gets a pattern of its own; by default each block for `Method.PAPER`, and each layer for the others.
     samples : int
         Calibration samples.
     length : int, optional
         Tokens of a sample and of an evaluation window; by default 512, or the model's context if that is shorter.
     seed : int
-        Seed of the samples' places.
+        Seed of the samples' places, and of the labels that `Method.FLOW` draws.
     activations : ActivationScale
         Whether each token gets its own scale or each layer one from the calibration.
     progress : callable, optional
@@ -85,6 +108,8 @@ def prune(
     FlexCiMError
         If the checkpoint, a text or an option cannot be used; the message is one sentence.
     """
+    budget = _one_budget(sparsity, budget)
+    treatment = default_treatment(method, score, update)
     calibration = read_text(calibration_text)
     evaluation = None if evaluation_text is None else read_text(evaluation_text)
     steps = _Steps(progress)
@@ -92,9 +117,16 @@ def prune(
     checkpoint = load_checkpoint(model_path)
     model = checkpoint.model
     blocks = find_blocks(model)
-    check_target([_shapes(block) for block in blocks], sparsity, config.patterns)
+    by_block = (granularity or default_granularity(method)) is Granularity.BLOCK
+    units = units_of(
+        [(block.name, [(layer.name, layer.shape) for layer in block.layers]) for block in blocks], by_block=by_block
+    )
+    problem = pose(units, config.patterns, budget)
     length = _window(checkpoint, length)
-    windows = draw_samples(_tokens(calibration, checkpoint), samples, length, seed)
+    tokens = _tokens(calibration, checkpoint)
+    guarded = method is Method.FLOW
+    measured, apart = set_apart(tokens, length) if guarded else (tokens, tokens)
+    windows = draw_samples(measured, samples, length, seed)
     evaluations: dict[str, Evaluation] = {}
 
     def measure(name: str) -> None:
@@ -102,28 +134,40 @@ def prune(
             steps.begin(f"evaluating the {name} model")
             evaluations[name] = evaluate(model, _tokens(evaluation, checkpoint), len(evaluation.encode()), length)
 
-    steps.total = 2 + len(blocks) + (0 if evaluation is None else 3)
+    steps.total = 3 + len(blocks) + (0 if evaluation is None else 3)
     measure("dense")
-    steps.begin("looking for outliers")
-    stream = BlockStream(model, blocks, windows)
-    prunable = [block for block in blocks if block.layers]
-    selection = select([_facts(block, stream.dense) for block in prunable], sparsity, config.patterns)
-    choices = dict(zip(prunable, selection.choices, strict=True))
-    tilings = {
-        layer.name: tile_layer(config, *layer.shape, choice.pattern)
-        for block, choice in choices.items()
-        for layer in block.layers
+    steps.begin("measuring the dense model")
+    stream = BlockStream(model, blocks, windows, moments=guarded and treatment.needs_moments)
+    steps.begin("choosing the patterns")
+    by_name = {layer.name: layer for block in blocks for layer in block.layers}
+    evidence = Evidence(
+        model=model,
+        units=tuple(tuple(by_name[name] for name in unit.layers) for unit in units),
+        dense=stream.dense,
+        treatment=treatment,
+        samples=windows,
+        guard=draw_samples(apart, min(samples, GUARD_SAMPLES), length, seed) if guarded else windows[:0],
+        seed=seed,
+    )
+    selection = choose(method, problem, evidence)
+    stream.forget()
+    choices = {
+        name: choice
+        for unit, choice in zip(units, selection.assignment.choices, strict=True)
+        for name in unit.layers
     }
+    tilings = {name: tile_layer(config, *layer.shape, choices[name].pattern) for name, layer in by_name.items()}
     largest: dict[str, float] = {}
+    damping: dict[str, float | None] = {}
     for index, block in enumerate(blocks):
         steps.begin(f"pruning block {index + 1} of {len(blocks)}")
-        if block in choices:
-            _prune_block(block, choices[block].pattern, stream.measure())
+        if block.layers:
+            damping |= prune_block(block, choices, treatment, stream.measure(moments=treatment.needs_moments))
         largest |= {name: seen.largest for name, seen in stream.advance().items()}
     measure("pruned")
     layers = tuple(
-        _pruned_layer(layer, block, choice, tilings[layer.name], largest[layer.name], activations)
-        for block, choice in choices.items()
+        _pruned_layer(layer, block, choices[layer.name], tilings[layer.name], largest[layer.name], activations)
+        for block in blocks
         for layer in block.layers
     )
     with replaced(model, {layer.name: layer.quantized() for layer in layers}):
@@ -131,13 +175,22 @@ def prune(
     return PruneResult(
         checkpoint=checkpoint,
         config=config,
-        target=sparsity,
+        budget=budget,
+        method=method,
+        treatment=treatment,
+        damping=damping,
         seed=seed,
         samples=windows,
         selection=selection,
         layers=layers,
         evaluations=Evaluations(**evaluations) if evaluations else None,
     )
+
+
+def _one_budget(sparsity: float | None, budget: Budget | None) -> Budget:
+    if (sparsity is None) == (budget is None):
+        raise PruneError("either a sparsity or a budget must be given, and not both")
+    return SparsityBudget(sparsity) if sparsity is not None else budget  # type: ignore[return-value]
 
 
 class _Steps:
@@ -173,23 +226,6 @@ def _tokens(text: str, checkpoint: Checkpoint) -> Tensor:
     if largest >= known:
         raise PruneError(f"the tokenizer of {checkpoint.name} gives token {largest}, but the model has only {known}")
     return tokens
-
-
-def _shapes(block: Block) -> tuple[tuple[int, int], ...]:
-    return tuple(layer.shape for layer in block.layers)
-
-
-def _facts(block: Block, seen: Mapping[str, InputStatistics]) -> BlockFacts:
-    """What the selection asks about a block, from its scores in the dense model."""
-    found = find_outliers([wanda_scores(layer.weight, seen[layer.name].norms) for layer in block.layers])
-    return BlockFacts(found.share, found.locality, _shapes(block))
-
-
-def _prune_block(block: Block, pattern: Pattern, seen: Mapping[str, InputStatistics]) -> None:
-    """Set the weights that the pattern drops to zero, in place."""
-    for layer in block.layers:
-        mask = nm_mask(wanda_scores(layer.weight, seen[layer.name].norms), pattern)
-        layer.weight.masked_fill_(~mask, 0.0)
 
 
 def _pruned_layer(

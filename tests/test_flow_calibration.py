@@ -7,7 +7,8 @@ import torch
 
 from flow import calibration
 from flow.blocks import find_blocks
-from flow.calibration import BlockStream, CalibrationError, InputStatistics, observe
+from flow.calibration import BlockStream, CalibrationError
+from flow.statistics import InputStatistics, observe
 from tests.tiny_models import tiny_llama, tiny_mamba2
 
 SAMPLES = torch.randint(256, (7, 20), generator=torch.Generator().manual_seed(0))
