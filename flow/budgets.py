@@ -76,7 +76,9 @@ class SparsityBudget:
 
 def _check_share(name: str, share: float) -> None:
     if not 0 < share <= 1:
-        raise SelectionError(f"a budget of {name} must be a share of the dense model, above 0 and at most 1, not {share}")
+        raise SelectionError(
+            f"a budget of {name} must be a share of the dense model, above 0 and at most 1, not {share}"
+        )
 
 
 def _nearest_share(least: int, dense: int) -> float:
@@ -124,7 +126,8 @@ class StorageBudget:
 
     def unreachable(self, least: int, dense: int) -> str:
         """Names the least share."""
-        return f"a share of {self.share} of the bytes is out of reach for this menu, the nearest is {_nearest_share(least, dense)}"
+        nearest = _nearest_share(least, dense)
+        return f"a share of {self.share} of the bytes is out of reach for this menu, the nearest is {nearest}"
 
 
 @dataclass(frozen=True)

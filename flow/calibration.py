@@ -80,7 +80,9 @@ class BlockStream:
             for block in blocks:
                 recorder = self._recorder(block)
                 stack.callback(block.module.register_forward_pre_hook(recorder, with_kwargs=True).remove)
-            self.dense = stack.enter_context(observe((layer for block in blocks for layer in block.layers), moments=moments))
+            self.dense = stack.enter_context(
+                observe((layer for block in blocks for layer in block.layers), moments=moments)
+            )
             for batch in samples.split(max(1, BATCH_TOKENS // samples.shape[1])):
                 # The base model ends before the head, whose logits nobody needs here.
                 model.base_model(input_ids=batch, use_cache=False)

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from flexcim.pattern import Pattern
 from flow.blocks import LinearLayer
+from flow.costs import LossModel
 from flow.options import Granularity, Method
 from flow.outliers import find_outliers
 from flow.refinement import Bench, descend
@@ -36,10 +37,13 @@ from flow.selectors import (
 from flow.statistics import InputStatistics
 from flow.treatment import Treatment
 
-__all__ = ["DEFAULT_ROUNDS", "Evidence", "Selection", "choose", "default_granularity"]
+__all__ = ["DEFAULT_ROUNDS", "Evidence", "Selection", "choose", "default_granularity", "rivals_of", "search", "set_up"]
 
 DEFAULT_ROUNDS = 2
 """Times that costs are measured again in the pruned model."""
+
+_TRUST = (1.0, 0.5)
+"""Shares of the measured slope that are followed: the more, the farther from where it was measured."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -134,20 +138,31 @@ def _facts(evidence: Evidence) -> list[UnitFacts]:
 
 
 def _choose_flow(problem: Problem, evidence: Evidence) -> Selection:
+    rivals = rivals_of(problem, evidence)
+    narrow = problem.restricted(_undominated(problem, rivals))
+    bench = set_up(narrow.patterns, evidence)
+    try:
+        return search(narrow, bench, bench.around_dense(evidence.samples, evidence.seed), evidence, rivals)
+    finally:
+        bench.restore()
+
+
+def rivals_of(problem: Problem, evidence: Evidence) -> list[Assignment]:
+    """What simpler methods answer, which need no measurement: the uniform mixes, and the paper if it can."""
     rivals = [*uniform_mixes(problem)]
     if _can_answer_paper(problem):
         rivals.append(select_paper(problem, _facts(evidence)))
-    narrow = problem.restricted(_undominated(problem, rivals))
+    return rivals
+
+
+def set_up(patterns: Sequence[Pattern], evidence: Evidence) -> Bench:
+    """Prune every layer under every pattern, from its statistics in the dense model."""
     treated = {
-        layer.name: evidence.treatment.apply(layer.weight, evidence.dense[layer.name], narrow.patterns).weights
+        layer.name: evidence.treatment.apply(layer.weight, evidence.dense[layer.name], patterns).weights
         for unit in evidence.units
         for layer in unit
     }
-    bench = Bench(evidence.model, evidence.units, treated, evidence.guard)
-    try:
-        return _search(narrow, bench, evidence, rivals)
-    finally:
-        bench.restore()
+    return Bench(evidence.model, evidence.units, treated, evidence.guard)
 
 
 def _can_answer_paper(problem: Problem) -> bool:
@@ -181,9 +196,24 @@ def _columns(problem: Problem, patterns: Sequence[Pattern]) -> NDArray[np.int64]
     return np.array([problem.patterns.index(pattern) for pattern in patterns], dtype=np.int64)
 
 
-def _search(problem: Problem, bench: Bench, evidence: Evidence, rivals: Sequence[Assignment]) -> Selection:
-    """Solve the knapsack, refine it in the pruned model, and keep what has the least loss."""
-    around = bench.around_dense(evidence.samples, evidence.seed)
+def search(
+    problem: Problem, bench: Bench, around: LossModel, evidence: Evidence, rivals: Sequence[Assignment]
+) -> Selection:
+    """Solve the knapsack, refine it in the pruned model, and keep what has the least loss.
+
+    Parameters
+    ----------
+    problem : Problem
+        The problem; its patterns are those of the bench.
+    bench : Bench
+        The model under every pattern.
+    around : LossModel
+        What they cost in the dense model.
+    evidence : Evidence
+        The samples.
+    rivals : sequence of Assignment
+        What else to compare with.
+    """
     tried: dict[str, NDArray[np.int64]] = {}
     for rival in rivals:
         tried.setdefault(f"{rival.method} {_short(rival)}", _columns(problem, rival.patterns))
@@ -194,11 +224,10 @@ def _search(problem: Problem, bench: Bench, evidence: Evidence, rivals: Sequence
     for turn in range(evidence.rounds):
         best = tried[min(losses, key=losses.__getitem__)]
         there = bench.around(best, evidence.samples)
-        found = descend(problem, there, best)
-        if (found == best).all():
-            break
-        name = f"refined {turn + 1}"
-        tried[name], losses[name] = found, bench.loss(found)
+        for trust in _TRUST:
+            name = f"refined {turn + 1} at {trust:.0%}"
+            tried[name] = descend(problem, there.trusted(trust), best)
+            losses[name] = bench.loss(tried[name])
     winner = min(losses, key=losses.__getitem__)
     return Selection(explained(problem, around.costs, tried[winner], winner), losses)
 

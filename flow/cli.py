@@ -46,7 +46,7 @@ def prune(
     budget: Annotated[
         str | None,
         typer.Option(
-            help="Instead of --sparsity: cycles=0.5 or bytes=0.5, at most half of what the dense model takes on the macro."
+            help="Instead of --sparsity: cycles=0.5 or bytes=0.5, at most half of what the dense model takes."
         ),
     ] = None,
     vectors: Annotated[int, typer.Option(help="Vectors that a budget of cycles is counted for.")] = 64,

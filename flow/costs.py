@@ -55,6 +55,15 @@ class LossModel:
         own: NDArray[np.float64] = np.einsum("upup->up", self.curvature)
         return self.slope + own
 
+    def trusted(self, share: float) -> LossModel:
+        """The same with only a share of the slope, which holds near the model as it is."""
+        return LossModel(share * self.slope, self.curvature)
+
+    def restricted(self, columns: Sequence[int]) -> LossModel:
+        """The same for some of the patterns only."""
+        some = np.asarray(columns)
+        return LossModel(self.slope[:, some], self.curvature[:, some][:, :, :, some])
+
     def rise(self, columns: NDArray[np.int64]) -> float:
         """Rise of the loss under a pattern for each unit."""
         rows = np.arange(len(columns))

@@ -152,9 +152,7 @@ def prune(
     selection = choose(method, problem, evidence)
     stream.forget()
     choices = {
-        name: choice
-        for unit, choice in zip(units, selection.assignment.choices, strict=True)
-        for name in unit.layers
+        name: choice for unit, choice in zip(units, selection.assignment.choices, strict=True) for name in unit.layers
     }
     tilings = {name: tile_layer(config, *layer.shape, choices[name].pattern) for name, layer in by_name.items()}
     largest: dict[str, float] = {}

@@ -64,6 +64,11 @@ class Bench:
     def __post_init__(self) -> None:
         self._dense = {layer.name: layer.weight.clone() for unit in self.units for layer in unit}
 
+    def restricted(self, columns: Sequence[int]) -> Bench:
+        """The same for some of the patterns only; the model must be dense."""
+        treated = {name: weights[list(columns)] for name, weights in self.treated.items()}
+        return Bench(self.model, self.units, treated, self.guard)
+
     def put(self, columns: NDArray[np.int64]) -> None:
         """Put each unit under the pattern of its column."""
         for unit, column in zip(self.units, columns, strict=True):

@@ -71,7 +71,7 @@ def ria_scores(weight: Tensor, input_norms: Tensor) -> Tensor:
 
 
 def obs_scores(weight: Tensor, inverse_diagonal: Tensor) -> Tensor:
-    """What dropping one weight costs when all others make up for it, ``W_ij ** 2 / [H^-1]_jj`` (Hassibi and Stork, 1993).
+    """What dropping one weight costs when all others make up for it, ``W_ij ** 2 / [H^-1]_jj`` (Hassibi, Stork, 1993).
 
     Parameters
     ----------

@@ -59,7 +59,9 @@ class Treatment:
         return self.update is not Update.NONE or self.score is Score.OBS
 
     def __str__(self) -> str:
-        return f"{self.score.value} masks, " + ("no update" if self.update is Update.NONE else f"{self.update.value} update")
+        return f"{self.score.value} masks, " + (
+            "no update" if self.update is Update.NONE else f"{self.update.value} update"
+        )
 
     def apply(self, weight: Tensor, seen: InputStatistics, patterns: Sequence[Pattern]) -> Treated:
         """Prune a layer's weights by each of several patterns, which share all that does not depend on the pattern.

@@ -132,7 +132,9 @@ def least_squares(weight: Tensor, curvature: Curvature, mask: Tensor) -> Tensor:
     counts = mask.sum(dim=1)
     kept = int(counts[0])
     if not (counts == kept).all():
-        raise ValueError(f"each output must keep the same number of weights, not {int(counts.min())} to {int(counts.max())}")
+        raise ValueError(
+            f"each output must keep the same number of weights, not {int(counts.min())} to {int(counts.max())}"
+        )
     weight = weight.to(H)
     if kept in (0, inputs):
         return weight * mask

@@ -24,9 +24,7 @@ def select_cheapest(problem: Problem, costs: NDArray[np.float64]) -> Assignment:
     return explained(problem, costs, solve_knapsack(costs, problem.resources, problem.limit), "knapsack")
 
 
-def explained(
-    problem: Problem, costs: NDArray[np.float64], columns: NDArray[np.int64], method: str
-) -> Assignment:
+def explained(problem: Problem, costs: NDArray[np.float64], columns: NDArray[np.int64], method: str) -> Assignment:
     """An assignment that is given as a column for each unit, with the costs as reasons."""
 
     def choice(row: int, column: int) -> Choice:

@@ -24,7 +24,7 @@ CANDIDATES: Mapping[Pattern, tuple[tuple[int, int], ...]] = MappingProxyType(
         Pattern(2, 8): ((2, 8),),
     }
 )
-"""The paper's candidates, each with the pairs (n, m) that its cost is computed for: the paper has dense as 4:4 and 8:8."""
+"""The paper's candidates, each with the pairs (n, m) that its cost is computed for: it has dense as 4:4 and 8:8."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ def select_paper(problem: Problem, facts: Sequence[UnitFacts]) -> Assignment:
     """Choose by the published objective, exactly.
 
     The paper asks for a mean sparsity *equal* to the target, over blocks of equal weight; most targets have no such
-    solution. Here a block counts by its weights, and the budget is a bound, so every budget that the menu can keep has a
-    solution. Where the cost by itself prefers more sparsity than that, that is what comes out. Optima are often tied. Of
-    equal costs the one that takes most of the budget is taken, then the choice that keeps most where the share of
+    solution. Here a block counts by its weights, and the budget is a bound, so every budget that the menu can keep has
+    a solution. Where the cost by itself prefers more sparsity than that, that is what comes out. Optima are often tied.
+    Of equal costs the one that takes most of the budget is taken, then the choice that keeps most where the share of
     outliers is high.
 
     Parameters
@@ -116,7 +116,9 @@ def select_paper(problem: Problem, facts: Sequence[UnitFacts]) -> Assignment:
             return Choice(pattern, cost, f"{reason}, the least for this block")
         return Choice(pattern, cost, f"{reason}, taken for the target, as {cheapest} is the cheapest for this block")
 
-    return Assignment("paper", tuple(choice(row, int(column)) for row, column in enumerate(chosen)), problem.used(chosen))
+    return Assignment(
+        "paper", tuple(choice(row, int(column)) for row, column in enumerate(chosen)), problem.used(chosen)
+    )
 
 
 def _normalised(facts: Sequence[UnitFacts]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
