@@ -92,7 +92,7 @@ class Treatment:
             if curvature is None or self.update is Update.NONE:
                 return weight * masks
             if self.update is Update.OBS:
-                return obs_sweep(weight, curvature, patterns, masks)[0]
+                return obs_sweep(weight, curvature, patterns, list(masks))[0]
         else:
             assert curvature is not None, "OBS masks need second moments"
             swept, masks = obs_sweep(weight, curvature, patterns)

@@ -105,8 +105,8 @@ def least_squares(weight: Tensor, curvature: Curvature, mask: Tensor) -> Tensor:
     """The best weights under a mask: for each output i, those of its kept weights K that minimise its output error,
     ``H_KK w'_K = H_K: w``, with the damped H.
 
-    Every output is a system of its own; those of one size are solved together by Cholesky factorisations, in chunks that
-    bound the memory.
+    Every output is a system of its own; they are solved together by Cholesky factorisations, in chunks that bound the
+    memory.
 
     Parameters
     ----------

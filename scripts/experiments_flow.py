@@ -40,6 +40,10 @@ from flow.treatment import Treatment, default_treatment, prune_block
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 LENGTH = 512
+TOLERANCE = 0.004
+"""Sparsities that differ by less count as equal."""
+
+AS_SPARSE = "flow, as sparse as the paper"
 MENUS = {
     "wide": PRESETS["wide"].patterns,
     "fixed": tuple(map(Pattern.parse, ("1:1", "2:4", "4:8", "2:8"))),
@@ -136,12 +140,18 @@ class Experiment:
         menu = MENUS[menu_name]
         same, published = self.evidence.treatment, default_treatment(Method.PAPER)
         rivals = self.rivals(sparsity, menu)
+        paper = self.paper(sparsity)
         start = time.perf_counter()
-        flow, trials = self.flow(sparsity, menu, [*rivals, self.paper(sparsity)])
+        flow, trials = self.flow(sparsity, menu, [*rivals, paper])
         seconds = time.perf_counter() - start
-        entries = [("flow", flow, same), ("paper", self.paper(sparsity), same)]
+        entries = [("flow", flow, same), ("paper", paper, same)]
+        reached = math.floor((1 - paper.used / sum(weight.numel() for weight in self.dense.values())) * 1000) / 1000
+        if reached > sparsity + TOLERANCE:
+            # The published objective by itself may prefer more sparsity than was asked for.
+            again, _ = self.flow(reached, menu, [*self.rivals(reached, menu), paper])
+            entries.append((AS_SPARSE, again, same))
         entries += [("uniform", rival, same) for rival in rivals if rival.method == "uniform"]
-        entries.append(("paper published", self.paper(sparsity), published))
+        entries.append(("paper published", paper, published))
         rows = []
         for method, assignment, treatment in entries:
             loss, achieved = self.added(assignment, treatment)
@@ -174,10 +184,17 @@ def ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         of_case = [row for row in rows if (row["model"], row["menu"], row["sparsity_target"], row["seed"]) == case]
         added = {
             method: min((row["loss_added"] for row in of_case if row["method"] == method), default=math.nan)
-            for method in ("flow", "paper", "uniform", "paper published")
+            for method in ("flow", AS_SPARSE, "paper", "uniform", "paper published")
         }
+        if math.isnan(added[AS_SPARSE]):
+            added[AS_SPARSE] = added["flow"]
         found.append({"case": case, **added})
     return found
+
+
+def ratio(entry: dict[str, Any], other: str) -> float:
+    """FLOW's added loss over another's, at the sparsity that the other one achieved."""
+    return float(entry["flow" if other == "uniform" else AS_SPARSE] / entry[other])
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
@@ -189,8 +206,8 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
     others = ("paper", "uniform", "paper published")
     for entry in found:
         model, menu, sparsity, seed = entry["case"]
-        values = [entry[method] for method in ("flow", *others)]
-        cells = [f"{value:.4f}" for value in values] + [f"{values[0] / value:.3f}" for value in values[1:]]
+        cells = [f"{entry[method]:.4f}" for method in ("flow", *others)]
+        cells += [f"{ratio(entry, other):.3f}" for other in others]
         table.add_row(model, menu, f"{sparsity:.0%}", str(seed), *cells)
     console = Console(width=140)
     console.print(table)
@@ -198,10 +215,9 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
         of_menu = [entry for entry in found if entry["case"][1] == menu]
         if of_menu:
             means = [
-                math.exp(sum(math.log(entry["flow"] / entry[other]) for entry in of_menu) / len(of_menu))
-                for other in others
+                math.exp(sum(math.log(ratio(entry, other)) for entry in of_menu) / len(of_menu)) for other in others
             ]
-            worst = max(entry["flow"] / entry[other] for entry in of_menu for other in others[:2])
+            worst = max(ratio(entry, other) for entry in of_menu for other in others[:2])
             named = ", ".join(f"{mean:.3f}x {other}" for mean, other in zip(means, others, strict=True))
             console.print(f"{menu}: geometric mean {named}; at worst {worst:.3f}x of paper or uniform")
 

@@ -11,7 +11,7 @@ import pytest
 from flexcim.config import PRESETS
 from flexcim.cycles import program_cycles
 from flexcim.pattern import Pattern
-from flexcim.program import LoadStep, Program, RunStep
+from flexcim.program import Program
 from flexcim.tiling import tile_layer
 from flow.budgets import CycleBudget, SparsityBudget, StorageBudget, parse_budget, pose
 from flow.selectors import SelectionError, Unit, select_cheapest
@@ -102,11 +102,7 @@ def test_layers_one_after_the_other_take_little_less_in_one_program(seed):
         for step in program.steps:
             # The banks go on rotating from layer to layer, and each layer's tiles follow those before it.
             bank = (step.command.bank + loads) % FLEXCIM.banks
-            command = replace(step.command, bank=bank)
-            moved = tiles + step.tile
-            steps.append(
-                LoadStep(command, moved) if isinstance(step, LoadStep) else RunStep(command, moved, step.first_vector)
-            )
+            steps.append(replace(step, command=replace(step.command, bank=bank), tile=tiles + step.tile))
         tiles += len(tiling.tiles)
         loads += len(program.loads)
     together = program_cycles(FLEXCIM, Program(tuple(steps))).cycles

@@ -328,6 +328,7 @@ def test_flow_by_default_updates_what_it_keeps(folder, text, result):
     for layer in flow.layers:
         weight = model.get_submodule(layer.name).weight.detach()
         assert not weight[~nm_mask(weight.abs(), layer.pattern)].any()
+    assert flow.evaluations is not None
     # The text is what it was calibrated on, so that the better treatment shows even on random models.
     assert flow.evaluations.pruned.nats != result.evaluations.pruned.nats
     assert result.treatment.update is Update.NONE
@@ -340,8 +341,8 @@ def test_a_budget_of_cycles_is_kept(folder, text):
     found = prune(
         folder, budget=budget, calibration_text=text, config=config, method=Method.UNIFORM, samples=2, length=16
     )
-    dense = sum(budget.takes(*layer.weights.shape, Pattern(1, 1)) for layer in found.layers)
-    taken = sum(budget.takes(*layer.weights.shape, layer.pattern) for layer in found.layers)
+    dense = sum(budget.takes(layer.tiling.outputs, layer.tiling.inputs, Pattern(1, 1)) for layer in found.layers)
+    taken = sum(budget.takes(layer.tiling.outputs, layer.tiling.inputs, layer.pattern) for layer in found.layers)
     assert taken == found.selection.assignment.used <= 0.7 * dense
     assert found.target is None
     with pytest.raises(PruneError, match="either a sparsity or a budget must be given, and not both"):

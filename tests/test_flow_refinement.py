@@ -25,7 +25,7 @@ def random_case(seed: int) -> tuple[Problem, LossModel]:
     """A small problem, and a loss whose quadratic part has interactions."""
     rng = np.random.default_rng(seed)
     units = [Unit(str(index), (str(index),), ((8, int(rng.integers(8, 60))),)) for index in range(4)]
-    patterns = PRESETS["fixed-2-4"].patterns + (Pattern(2, 8), Pattern(4, 10))
+    patterns = (*PRESETS["fixed-2-4"].patterns, Pattern(2, 8), Pattern(4, 10))
     problem = pose(units, patterns, SparsityBudget(float(0.3 + 0.3 * rng.random())))
     along = rng.normal(size=(10, 4 * len(patterns)))
     curvature = (along.T @ along / 20).reshape(4, len(patterns), 4, len(patterns))

@@ -272,7 +272,7 @@ def test_mixes_keep_the_budget_and_waste_less_than_one_unit(seed):
     problem = pose(units, WIDE, SparsityBudget(float(rng.random() * 0.7)))
     for mix in uniform_mixes(problem):
         assert mix.used <= problem.limit
-        sparser = [column for column in map(problem.patterns.index, mix.patterns)]
+        sparser = list(map(problem.patterns.index, mix.patterns))
         spared = (problem.resources - problem.resources[np.arange(6), sparser][:, None]).max()
         assert problem.limit - mix.used <= spared
 

@@ -22,7 +22,7 @@ SEEN = InputStatistics(37, with_moments=True)
 SEEN.add(torch.randn(300, 37, generator=GENERATOR) @ torch.randn(37, 37, generator=GENERATOR))
 
 
-@pytest.mark.parametrize(("score", "update"), itertools.product(Score, Update))
+@pytest.mark.parametrize(("score", "update"), list(itertools.product(Score, Update)))
 def test_every_block_keeps_its_pattern(score, update):
     treated = Treatment(score, update).apply(WEIGHT, SEEN, PATTERNS)
     assert torch.equal(treated.weights[0], WEIGHT)
