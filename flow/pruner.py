@@ -30,7 +30,7 @@ from flow.options import (
 from flow.quantization import activation_scale, quantize_weights, replaced
 from flow.quiet import quiet
 from flow.result import Evaluations, PrunedLayer, PruneResult
-from flow.selectors import Choice, units_of
+from flow.selectors import Choice, candidates, units_of
 from flow.text import draw_samples, read_text, set_apart, tokenize
 from flow.treatment import default_treatment, prune_block
 
@@ -121,7 +121,9 @@ def prune(
     units = units_of(
         [(block.name, [(layer.name, layer.shape) for layer in block.layers]) for block in blocks], by_block=by_block
     )
-    problem = pose(units, config.patterns, budget)
+    # What the paper lacks could make a budget look reachable that it cannot keep.
+    menu = candidates(config.patterns) if method is Method.PAPER else config.patterns
+    problem = pose(units, menu, budget)
     length = _window(checkpoint, length)
     tokens = _tokens(calibration, checkpoint)
     guarded = method is Method.FLOW

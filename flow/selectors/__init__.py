@@ -3,7 +3,7 @@
 from flow.selectors.flow import explained, select_cheapest
 from flow.selectors.knapsack import solve_knapsack
 from flow.selectors.owl import select_owl
-from flow.selectors.paper import CANDIDATES, UnitFacts, objective, select_paper
+from flow.selectors.paper import CANDIDATES, UnitFacts, candidates, objective, select_paper
 from flow.selectors.problem import Assignment, Choice, Problem, SelectionError, Unit, units_of
 from flow.selectors.uniform import select_uniform, uniform_mixes
 
@@ -15,6 +15,7 @@ __all__ = [
     "SelectionError",
     "Unit",
     "UnitFacts",
+    "candidates",
     "explained",
     "objective",
     "select_cheapest",

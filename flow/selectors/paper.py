@@ -14,7 +14,7 @@ from flexcim.pattern import Pattern
 from flow.selectors.knapsack import solve_knapsack
 from flow.selectors.problem import Assignment, Choice, Problem, SelectionError
 
-__all__ = ["CANDIDATES", "UnitFacts", "objective", "paper_problem", "select_paper"]
+__all__ = ["CANDIDATES", "UnitFacts", "candidates", "objective", "select_paper"]
 
 CANDIDATES: Mapping[Pattern, tuple[tuple[int, int], ...]] = MappingProxyType(
     {
@@ -64,21 +64,21 @@ def objective(facts: Sequence[UnitFacts], assignment: Sequence[Pattern]) -> floa
     return float(sum(costs[row, patterns.index(pattern)] for row, pattern in enumerate(assignment)))
 
 
-def paper_problem(problem: Problem) -> Problem:
-    """The problem with the published candidates only.
+def candidates(menu: Sequence[Pattern]) -> tuple[Pattern, ...]:
+    """The published candidates that a menu has.
 
     Raises
     ------
     SelectionError
-        If the menu has none of them.
+        If it has none of them.
     """
-    columns = [problem.patterns.index(pattern) for pattern in CANDIDATES if pattern in problem.patterns]
-    if not columns:
+    found = tuple(pattern for pattern in CANDIDATES if pattern in menu)
+    if not found:
         raise SelectionError(
             f"the menu must have one of FLOW's candidates {' '.join(map(str, CANDIDATES))}, "
-            f"but it is {' '.join(map(str, problem.patterns))}"
+            f"but it is {' '.join(map(str, menu))}"
         )
-    return problem.restricted(columns)
+    return found
 
 
 def select_paper(problem: Problem, facts: Sequence[UnitFacts]) -> Assignment:
@@ -102,7 +102,7 @@ def select_paper(problem: Problem, facts: Sequence[UnitFacts]) -> Assignment:
     SelectionError
         If the menu has none of the candidates.
     """
-    problem = paper_problem(problem)
+    problem = problem.restricted([problem.patterns.index(pattern) for pattern in candidates(problem.patterns)])
     outliers, clustering = _normalised(facts)
     costs = _costs(outliers, clustering, problem.patterns)
     kept = problem.resources.astype(np.float64)
