@@ -42,20 +42,26 @@ def nm_mask(scores: Tensor, pattern: Pattern) -> Tensor:
     """
     if scores.ndim != 2:
         raise ValueError(f"scores must be [outputs, inputs], not of shape {list(scores.shape)}")
-    if scores.isnan().any():
+    # The sum is NaN if a score is, and takes an eighth of the time of asking each; infinities can make it one as well.
+    if scores.sum().isnan() and scores.isnan().any():
         raise ValueError("scores must not hold NaN, which has no rank")
     if pattern.is_dense:
         return torch.ones_like(scores, dtype=torch.bool)
     outputs, inputs = scores.shape
-    # The padding loses to every real score, so that the last block's n go to its r inputs first.
-    blocks = pad(scores.float(), (0, -inputs % pattern.m), value=-torch.inf).view(-1, pattern.m)
+    scores = scores.float()
+    if inputs % pattern.m:
+        # The padding loses to every real score, so that the last block's n go to its r inputs first.
+        scores = pad(scores, (0, -inputs % pattern.m), value=-torch.inf)
+    blocks = scores.reshape(-1, pattern.m)
+    mask = torch.zeros_like(blocks, dtype=torch.bool)
     if pattern.m > _RANKED:
         # topk leaves the order of equal scores open; a stable sort keeps the lowest index first.
         order = blocks.sort(dim=-1, descending=True, stable=True).indices
-        mask = torch.zeros_like(blocks, dtype=torch.bool).scatter_(-1, order[..., : pattern.n], True)
+        mask.scatter_(-1, order[..., : pattern.n], True)
     else:
-        mask = torch.cat([_ranks(chunk) < pattern.n for chunk in blocks.split(_CHUNK)], dim=1).T
-    return mask.reshape(outputs, -1)[:, :inputs]
+        for chunk, kept in zip(blocks.split(_CHUNK), mask.split(_CHUNK), strict=True):
+            kept.copy_((_ranks(chunk) < pattern.n).T)
+    return mask.view(outputs, -1)[:, :inputs]
 
 
 def _ranks(blocks: Tensor) -> Tensor:
@@ -65,11 +71,13 @@ def _ranks(blocks: Tensor) -> Tensor:
     numbers is a branch at each step.
     """
     ordered = blocks.T.contiguous()
-    ranks = torch.zeros(ordered.shape, dtype=torch.uint8, device=ordered.device)
-    for distance in range(1, len(ordered)):
+    last = len(ordered) - 1
+    # As if each lost to all that come after it; a win over one of them takes that back, and is a loss of the other.
+    ranks = torch.arange(last, -1, -1, dtype=torch.uint8, device=ordered.device)[:, None].repeat(1, ordered.shape[1])
+    for distance in range(1, last + 1):
         wins = (ordered[:-distance] >= ordered[distance:]).view(torch.uint8)
         ranks[distance:] += wins
-        ranks[:-distance] += wins ^ 1
+        ranks[:-distance] -= wins
     return ranks
 
 
