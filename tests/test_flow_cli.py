@@ -42,14 +42,17 @@ def test_pruning_prints_the_plan_and_writes_the_folder(model, text, tmp_path, ca
     out, err = capfd.readouterr()
     assert err == ""  # no bars where there is no terminal
     assert "seed 11: 4 calibration samples of 32 tokens" in out
-    assert out.count("model.layers.") == 3
-    assert "60.00% were asked for" in out
+    assert out.count("model.layers.") == 21
+    assert "obs masks, lsq update" in out
+    assert "tried knapsack: " in out
+    assert "asked for was sparsity of at least 60.00%" in out
     assert "bits per byte: " in out
     assert out.endswith(f"written: {output}\n")
     assert sorted(path.name for path in output.iterdir()) == ["checkpoint", "packed", "plan.toml", "report.json"]
     assert json.loads((output / "report.json").read_text())["sparsity"] >= 0.6
     # An earlier result is replaced.
-    assert call(model, "--sparsity", 0.5, "-o", output, "--calibration", text, "--samples", 2) == 0
+    words = (model, "--sparsity", 0.5, "-o", output, "--calibration", text, "--samples", 2)
+    assert call(*words, "--method", "paper", "--score", "magnitude") == 0
     assert json.loads((output / "report.json").read_text())["target"] == 0.5
 
 
@@ -63,8 +66,31 @@ def test_a_preset_and_a_configuration_file_decide_the_menu(model, text, tmp_path
         assert {layer["pattern"] for layer in layers} == {"2:4"}
 
 
+def test_a_budget_of_bytes_can_be_asked_for(model, text, tmp_path):
+    words = (model, "--budget", "bytes=0.7", "-o", tmp_path / "out", "--calibration", text, "--samples", 2)
+    assert call(*words, "--method", "uniform", "--update", "obs", "--granularity", "block") == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["method"], report["score"], report["update"]) == ("uniform", "wanda", "obs")
+    assert (report["target"], report["budget"]) == (None, "at most 70.00% of the dense model's bytes")
+
+
 def test_the_repositorys_text_is_the_default(model, tmp_path):
-    assert call(model, "--sparsity", 0.5, "-o", tmp_path / "out", "--samples", 2, "--activations", "tensor") == 0
+    assert (
+        call(
+            model,
+            "--sparsity",
+            0.5,
+            "-o",
+            tmp_path / "out",
+            "--samples",
+            2,
+            "--activations",
+            "tensor",
+            "--method",
+            "uniform",
+        )
+        == 0
+    )
     layers = json.loads((tmp_path / "out" / "report.json").read_text())["layers"]
     assert all(layer["activation_scale"] > 0 for layer in layers)
 
@@ -105,7 +131,17 @@ def test_bad_input_is_refused_in_one_sentence(model, text, tmp_path, capfd, monk
     assert refused(capfd, "no/model", *output) == (
         "no/model: there is no such folder (checkpoints are read from local folders only)"
     )
-    assert refused(capfd, model, "--sparsity", 0.9, "-o", tmp_path / "out").endswith("the nearest is 0.745")
+    unreachable = (model, "--sparsity", 0.9, "-o", tmp_path / "out")
+    assert refused(capfd, *unreachable).endswith("the nearest is 0.75")
+    # Without 1:4, remainders keep a little more.
+    assert refused(capfd, *unreachable, "--method", "paper").endswith("the nearest is 0.745")
+    assert refused(capfd, model, "-o", tmp_path / "out") == "either a sparsity or a budget must be given, and not both"
+    assert refused(capfd, model, "--budget", "joules=1", "-o", tmp_path / "out") == (
+        "a budget must be of sparsity, bytes or cycles, not of 'joules'"
+    )
+    assert refused(capfd, model, "--budget", "cycles=0.1", "-o", tmp_path / "out").startswith(
+        "a share of 0.1 of the cycles is out of reach for 64 vectors on this macro, the nearest is "
+    )
     assert refused(capfd, model, *output, "--preset", "flexim").startswith("unknown preset 'flexim'")
     assert refused(capfd, model, *output, "--preset", "dense", "--config", "my.toml").startswith(
         "--config and --preset exclude each other"

@@ -18,7 +18,7 @@ from flow.journal import JournalError
 from flow.pruner import prune
 from flow.quiet import quiet
 from flow.run import DeviceError, prune_to
-from flow.selection import SelectionError
+from flow.selectors import SelectionError
 from flow.weights import Weights
 from tests.model_families import tiny_family, tiny_inputs
 from tests.tiny_models import TEXT, save_tiny, tiny_llama
