@@ -39,7 +39,17 @@ from flow.selectors import (
 from flow.statistics import InputStatistics
 from flow.treatment import Treatment
 
-__all__ = ["DEFAULT_ROUNDS", "Evidence", "Selection", "choose", "default_granularity", "rivals_of", "search", "set_up"]
+__all__ = [
+    "DEFAULT_ROUNDS",
+    "Evidence",
+    "Selection",
+    "choose",
+    "default_granularity",
+    "rivals_of",
+    "search",
+    "set_up",
+    "undominated",
+]
 
 DEFAULT_ROUNDS = 2
 """Times that costs are measured again in the pruned model."""
@@ -157,7 +167,8 @@ def _facts(evidence: Evidence) -> list[UnitFacts]:
 
 def _choose_flow(problem: Problem, evidence: Evidence) -> Selection:
     rivals = rivals_of(problem, evidence)
-    narrow = problem.restricted(_undominated(problem, rivals))
+    needed = {problem.patterns.index(pattern) for rival in rivals for pattern in rival.patterns}
+    narrow = problem.restricted(sorted(needed.union(undominated(problem))))
     bench = set_up(narrow.patterns, evidence)
     try:
         return search(narrow, bench, bench.around_dense(evidence.samples, evidence.seed), evidence, rivals)
@@ -167,7 +178,7 @@ def _choose_flow(problem: Problem, evidence: Evidence) -> Selection:
 
 def rivals_of(problem: Problem, evidence: Evidence) -> list[Assignment]:
     """What simpler methods answer, which need no measurement: the uniform mixes, and the paper if it can."""
-    rivals = [*uniform_mixes(problem)]
+    rivals = [*uniform_mixes(problem.restricted(undominated(problem)))]
     if _can_answer_paper(problem):
         rivals.append(select_paper(problem, _facts(evidence)))
     return rivals
@@ -189,12 +200,8 @@ def _can_answer_paper(problem: Problem) -> bool:
     return bool(columns) and problem.resources[:, columns].min(axis=1).sum() <= problem.limit
 
 
-def _undominated(problem: Problem, rivals: Sequence[Assignment]) -> list[int]:
-    """Columns that are worth measuring: a mask of 2:4 is one of 4:8 too, so that 2:4 can only win by taking less.
-
-    Those that a rival has chosen stay.
-    """
-    needed = {pattern for rival in rivals for pattern in rival.patterns}
+def undominated(problem: Problem) -> list[int]:
+    """Columns that are worth measuring: a mask of 2:4 is one of 4:8 too, so that 2:4 can only win by taking less."""
 
     def dominated(column: int) -> bool:
         pattern = problem.patterns[column]
@@ -206,8 +213,7 @@ def _undominated(problem: Problem, rivals: Sequence[Assignment]) -> list[int]:
             for index, other in enumerate(problem.patterns)
         )
 
-    columns = range(len(problem.patterns))
-    return [column for column in columns if problem.patterns[column] in needed or not dominated(column)]
+    return [column for column in range(len(problem.patterns)) if not dominated(column)]
 
 
 def _columns(problem: Problem, patterns: Sequence[Pattern]) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ import pytest
 from flexcim.config import PRESETS
 from flexcim.cycles import program_cycles
 from flexcim.pattern import Pattern
-from flexcim.program import LoadStep, Program, RunStep
+from flexcim.program import LoadStep, Program, RunStep, Step
 from flexcim.tiling import tile_layer
 from flow.budgets import CycleBudget, SparsityBudget, StorageBudget, parse_budget, pose
 from flow.selectors import SelectionError, Unit, select_cheapest
@@ -96,17 +96,17 @@ def test_layers_one_after_the_other_take_little_less_in_one_program(seed):
         for rows, columns in rng.integers(30, 400, (4, 2))
     ]
     alone = [program_cycles(FLEXCIM, tiling.program(vectors)).cycles for tiling in tilings]
-    steps: list[LoadStep | RunStep] = []
-    tiles, loads = 0, 0
+    steps: list[Step] = []
+    tiles = loads = 0
     for tiling in tilings:
         program = tiling.program(vectors)
         for step in program.steps:
             # The banks go on rotating from layer to layer, and each layer's tiles follow those before it.
-            bank, tile = (step.command.bank + loads) % FLEXCIM.banks, tiles + step.tile
+            bank = (step.command.bank + loads) % FLEXCIM.banks
             if isinstance(step, LoadStep):
-                steps.append(LoadStep(replace(step.command, bank=bank), tile))
+                steps.append(LoadStep(replace(step.command, bank=bank), tiles + step.tile))
             else:
-                steps.append(RunStep(replace(step.command, bank=bank), tile, step.first_vector))
+                steps.append(RunStep(replace(step.command, bank=bank), tiles + step.tile, step.first_vector))
         tiles += len(tiling.tiles)
         loads += len(program.loads)
     together = program_cycles(FLEXCIM, Program(tuple(steps))).cycles
