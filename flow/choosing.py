@@ -7,7 +7,8 @@ least loss, the simpler methods' answers included.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,6 +81,8 @@ class Evidence:
         Seed of the labels that the model draws.
     rounds : int
         Times that costs are measured again in the pruned model.
+    loaded : callable, optional
+        Gives a context in which the weights of a layer's block are in memory; by default they always are.
     """
 
     model: PreTrainedModel
@@ -90,6 +93,16 @@ class Evidence:
     guard: Tensor
     seed: int = 0
     rounds: int = DEFAULT_ROUNDS
+    loaded: Callable[[LinearLayer], AbstractContextManager[None]] = lambda layer: nullcontext()
+
+    @contextmanager
+    def holding(self, units: Iterable[Iterable[LinearLayer]]) -> Iterator[None]:
+        """Have the weights of some units in memory for as long as the context is open."""
+        with ExitStack() as stack:
+            for unit in units:
+                for layer in unit:
+                    stack.enter_context(self.loaded(layer))
+            yield
 
 
 @dataclass(frozen=True)
@@ -160,7 +173,8 @@ def _facts(evidence: Evidence) -> list[UnitFacts]:
     """Outliers of each unit by its scores in the dense model."""
     facts = []
     for unit in evidence.units:
-        found = find_outliers([wanda_scores(layer.weight, evidence.dense[layer.name].norms) for layer in unit])
+        with evidence.holding([unit]):
+            found = find_outliers([wanda_scores(layer.weight, evidence.dense[layer.name].norms) for layer in unit])
         facts.append(UnitFacts(found.share, found.locality))
     return facts
 
@@ -169,11 +183,12 @@ def _choose_flow(problem: Problem, evidence: Evidence) -> Selection:
     rivals = rivals_of(problem, evidence)
     needed = {problem.patterns.index(pattern) for rival in rivals for pattern in rival.patterns}
     narrow = problem.restricted(sorted(needed.union(undominated(problem))))
-    bench = set_up(narrow.patterns, evidence)
-    try:
-        return search(narrow, bench, bench.around_dense(evidence.samples, evidence.seed), evidence, rivals)
-    finally:
-        bench.restore()
+    with evidence.holding(evidence.units):
+        bench = set_up(narrow.patterns, evidence)
+        try:
+            return search(narrow, bench, bench.around_dense(evidence.samples, evidence.seed), evidence, rivals)
+        finally:
+            bench.restore()
 
 
 def rivals_of(problem: Problem, evidence: Evidence) -> list[Assignment]:

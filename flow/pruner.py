@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -34,7 +34,7 @@ from flow.options import (
 from flow.quantization import activation_scale
 from flow.quiet import quiet
 from flow.result import Evaluations, PrunedLayer, PruneResult, quantized
-from flow.selectors import Choice, units_of
+from flow.selectors import Choice, candidates, units_of
 from flow.statistics import InputStatistics
 from flow.stream import BlockStream
 from flow.text import check_unseen, draw_samples, read_text, set_apart, tokenize
@@ -140,7 +140,8 @@ def prune(
     units = units_of(
         [(block.name, [(layer.name, layer.shape) for layer in block.layers]) for block in blocks], by_block=by_block
     )
-    problem = pose(units, config.patterns, budget)
+    menu = candidates(config.patterns) if method is Method.PAPER else config.patterns
+    problem = pose(units, menu, budget)
     length = _window(checkpoint, length)
     windows, apart = _samples(checkpoint, calibration_text, samples, length, seed, guarded=method is Method.FLOW)
     if evaluation is not None:
@@ -167,21 +168,20 @@ def prune(
     guarded = method is Method.FLOW
     stream = BlockStream(model, blocks, windows, moments=guarded and treatment.needs_moments)
     by_name = {layer.name: layer for block in blocks for layer in block.layers}
+    block_of = {layer.name: block for block in blocks for layer in block.layers}
 
     def select() -> dict[str, Any]:
         evidence = Evidence(
             model=model,
             units=tuple(tuple(by_name[name] for name in unit.layers) for unit in units),
-            dense=stream.dense,
+            dense={} if method is Method.UNIFORM else stream.dense,
             treatment=treatment,
             samples=windows,
             guard=apart,
             seed=seed,
+            loaded=lambda layer: block_of[layer.name].loaded(),
         )
-        with ExitStack() as loaded:
-            for block in blocks:
-                loaded.enter_context(block.loaded())
-            return choose(method, problem, evidence).to_mapping()
+        return choose(method, problem, evidence).to_mapping()
 
     selection = Selection.from_mapping(once("selection", select))
     stream.forget()

@@ -29,13 +29,13 @@ from flexcim.config import PRESETS
 from flexcim.pattern import Pattern
 from flow.blocks import LinearLayer, find_blocks
 from flow.budgets import SparsityBudget, pose
-from flow.stream import BlockStream
 from flow.checkpoint import load_checkpoint
 from flow.choosing import Evidence, choose
 from flow.masks import nm_mask
 from flow.options import GUARD_SAMPLES, Method
 from flow.quiet import quiet
 from flow.selectors import Choice, units_of
+from flow.stream import BlockStream
 from flow.text import draw_samples, read_text, set_apart, tokenize
 from flow.treatment import Treatment, default_treatment, prune_block
 

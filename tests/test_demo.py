@@ -29,7 +29,7 @@ from sim.demo.pruning import LayerSample, choose_layers, smallest_layer
 from sim.demo.report import LayerReport, ModelReport, Report, RtlReport, RunReport, short_name
 from sim.demo.simulation import SimulationJob, simulate
 from tests.sparse_weights import random_weights
-from tests.tiny_models import TEXT, save_tiny, tiny_llama, tiny_mamba2
+from tests.tiny_models import OTHER_TEXT, TEXT, save_tiny, tiny_llama, tiny_mamba2
 
 PNG = b"\x89PNG\r\n"
 
@@ -375,10 +375,11 @@ def test_the_demonstration_from_checkpoints_to_report(monkeypatch, tmp_path):
     monkeypatch.setattr(demo, "prepare", lambda instance, folder: instance)
     monkeypatch.setattr(demo, "simulate", stand_in)
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    (tmp_path / "heldout.txt").write_text(OTHER_TEXT, encoding="utf-8")
     options = Options(
         models=[save_tiny(tmp_path / "llama", tiny_llama()), save_tiny(tmp_path / "mamba2", tiny_mamba2())],
         calibration=tmp_path / "text.txt",
-        heldout=tmp_path / "text.txt",
+        heldout=tmp_path / "heldout.txt",
         output=tmp_path / "out",
         sparsity=0.5,
         seed=4,

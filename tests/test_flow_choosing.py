@@ -11,11 +11,11 @@ from flexcim.config import PRESETS
 from flexcim.pattern import Pattern
 from flow.blocks import find_blocks
 from flow.budgets import SparsityBudget, pose
-from flow.stream import BlockStream
 from flow.choosing import Evidence, choose, default_granularity, undominated
 from flow.options import Granularity, Method, Score, Update
 from flow.refinement import Bench
 from flow.selectors import Problem, units_of
+from flow.stream import BlockStream
 from flow.treatment import Treatment
 from tests.tiny_models import tiny_llama
 

@@ -14,7 +14,7 @@ import flow.cli
 from flexcim.cli import main
 from flow.quiet import quiet
 from tests.model_families import tiny_family, tiny_inputs
-from tests.tiny_models import TEXT, save_tiny, tiny_llama
+from tests.tiny_models import OTHER_TEXT, TEXT, save_tiny, tiny_llama
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,8 +36,9 @@ def call(*words: object) -> int:
 
 
 def test_pruning_prints_the_plan_and_writes_the_folder(model, text, tmp_path, capfd):
-    output = tmp_path / "out"
-    words = (model, "--sparsity", 0.6, "-o", output, "--calibration", text, "--evaluate", text)
+    output, other = tmp_path / "out", tmp_path / "other.txt"
+    other.write_text(OTHER_TEXT, encoding="utf-8")
+    words = (model, "--sparsity", 0.6, "-o", output, "--calibration", text, "--evaluate", other)
     assert call(*words, "--samples", 4, "--length", 32, "--seed", 11) == 0
     out, err = capfd.readouterr()
     assert err == ""  # no bars where there is no terminal
@@ -110,7 +111,7 @@ def test_an_image_classifier_is_pruned_on_images(tmp_path, capfd):
         "--device",
         "cpu",
     )
-    assert call(folder, "--sparsity", 0.5, *words) == 0
+    assert call(folder, "--sparsity", 0.5, "--method", "uniform", *words) == 0
     assert "seed 0: 4 calibration images of 3 x 16 x 16" in capfd.readouterr().out
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["calibration"] == {"samples": 4, "length": None, "seed": 0}

@@ -27,7 +27,7 @@ from flow.quantization import QuantizedLinear
 from flow.quiet import quiet
 from flow.selectors import SelectionError
 from flow.text import TextError, tokenize
-from tests.tiny_models import TEXT, byte_tokenizer, save_tiny, tiny_llama, tiny_mamba2
+from tests.tiny_models import OTHER_TEXT, TEXT, byte_tokenizer, save_tiny, tiny_llama, tiny_mamba2
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -45,6 +45,14 @@ def text(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """A text that is none of the calibration's."""
+    path = tmp_path_factory.mktemp("text") / "other.txt"
+    path.write_text(OTHER_TEXT, encoding="utf-8")
+    return path
+
+
 @pytest.fixture(scope="module", params=MODELS)
 def folder(request, tmp_path_factory):
     """A checkpoint in half precision."""
@@ -52,13 +60,13 @@ def folder(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def result(folder, text):
+def result(folder, text, other):
     """What is published: the paper's choice, nothing is updated."""
     return prune(
         folder,
         sparsity=TARGET,
         calibration_text=text,
-        evaluation_text=text,
+        evaluation_text=other,
         method=Method.PAPER,
         samples=5,
         length=40,
@@ -177,8 +185,8 @@ def test_the_written_checkpoint_loads_in_plain_transformers(result, written):
     assert model.dtype == torch.float16
     for name, tensor in result.checkpoint.model.state_dict().items():
         assert torch.equal(model.state_dict()[name].float(), tensor)
-    tokens = tokenize(TEXT, byte_tokenizer())
-    again = evaluate(model.float().eval(), tokens, len(TEXT.encode()), 40)
+    tokens = tokenize(OTHER_TEXT, byte_tokenizer())
+    again = evaluate(model.float().eval(), tokens, len(OTHER_TEXT.encode()), 40)
     assert again.bits_per_byte == pytest.approx(result.evaluations.pruned.bits_per_byte, rel=1e-6)
 
 
@@ -210,7 +218,7 @@ def test_the_written_plan_and_report_tell_each_layer(result, written):
     assert report["budget"] == plan["budget"] == "sparsity of at least 60.00%"
     assert report["calibration"] == {"samples": 5, "length": 40, "seed": 7}
     assert report["evaluation"]["quantized"]["bits_per_byte"] == result.evaluations.quantized.bits_per_byte
-    assert report["evaluation"]["dense"]["bytes"] == len(TEXT.encode())
+    assert report["evaluation"]["dense"]["bytes"] == len(OTHER_TEXT.encode())
 
 
 def test_an_earlier_result_is_replaced_and_anything_else_is_not(result, tmp_path):
@@ -285,13 +293,13 @@ def test_the_dense_menu_only_quantises(folder, text):
     assert result.sparsity == 0
 
 
-def test_progress_counts_up_to_the_end(folder, text):
+def test_progress_counts_up_to_the_end(folder, text, other):
     steps = []
     prune(
         folder,
         sparsity=0.5,
         calibration_text=text,
-        evaluation_text=text,
+        evaluation_text=other,
         samples=2,
         length=16,
         progress=lambda *step: steps.append(step),
@@ -322,8 +330,8 @@ def test_options_that_do_not_fit_are_refused(folder, text, tmp_path):
         prune(folder, sparsity=0.5, calibration_text=text, evaluation_text=tmp_path / "missing")
 
 
-def test_flow_by_default_updates_what_it_keeps(folder, text, result):
-    flow = prune(folder, sparsity=TARGET, calibration_text=text, evaluation_text=text, samples=5, length=40, seed=7)
+def test_flow_by_default_updates_what_it_keeps(folder, text, other, result):
+    flow = prune(folder, sparsity=TARGET, calibration_text=text, evaluation_text=other, samples=5, length=40, seed=7)
     assert (flow.method, flow.treatment.score, flow.treatment.update) == (Method.FLOW, Score.OBS, Update.LSQ)
     assert flow.sparsity >= TARGET
     assert len(flow.selection.assignment.choices) == len(flow.layers)
