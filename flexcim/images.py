@@ -23,9 +23,7 @@ def run_words(config: AcceleratorConfig, vectors: int, beats: int) -> int:
     return ceil_div(vectors * beats * config.activation_beat_bits, config.activation_bus)
 
 
-def tile_image(
-    config: AcceleratorConfig, weights: NDArray[np.int8], offsets: NDArray[np.uint8]
-) -> NDArray[np.uint8]:
+def tile_image(config: AcceleratorConfig, weights: NDArray[np.int8], offsets: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A tile's image on the weight bus.
 
     Parameters
@@ -50,9 +48,7 @@ def tile_image(
     _check_range("weight", cells, macro.weight_bits)
     if numbers.size and int(numbers.max()) >> macro.index_bits:
         raise ValueError(f"offset must fit {macro.index_bits} bits, not {numbers.max()}")
-    fields = (cells.astype(np.int32) & ((1 << macro.weight_bits) - 1)) | (
-        numbers.astype(np.int32) << macro.weight_bits
-    )
+    fields = (cells.astype(np.int32) & ((1 << macro.weight_bits) - 1)) | (numbers.astype(np.int32) << macro.weight_bits)
     return _words(fields.reshape(-1), macro.cell_bits, config.weight_bus)
 
 

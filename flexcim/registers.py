@@ -1,5 +1,5 @@
-"""The accelerator's registers: the one description of which the decoder, the driver, the C header and the Markdown table
-are made (docs/architecture.md, section 7.4)."""
+"""The accelerator's registers: the one description of which decoder, driver, C header and Markdown table are made
+(docs/architecture.md, section 7.4)."""
 
 from __future__ import annotations
 

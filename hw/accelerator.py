@@ -13,7 +13,7 @@ from flexcim.instructions import INSTRUCTION_FIELDS, AcceleratorError, Opcode
 from hw.activation_feeder import ActivationFeeder
 from hw.errors import lowest_error
 from hw.macro import Macro
-from hw.program_sequencer import POSITION_BITS, ProgramSequencer
+from hw.program_sequencer import POSITION_BITS, PROGRAM_ADDRESS_BITS, ProgramSequencer
 from hw.register_buses import AXI4_LITE_PORTS, WISHBONE_PORTS, Axi4LiteBridge, WishboneBridge
 from hw.register_file import RegisterFile, register_bus
 from hw.result_merger import ResultMerger
@@ -24,6 +24,8 @@ __all__ = ["Accelerator", "AcceleratorCore", "register_prefix"]
 
 _LAST_K = INSTRUCTION_FIELDS[Opcode.RUN]["last_k"][0]
 """Bit of an instruction that says whether a run's results leave."""
+
+_PROGRAM_INPUTS = ("write", "write_address", "write_data", "entry")
 
 COUNTERS = ("cycles", "weight_stalls", "activation_stalls", "result_stalls")
 
@@ -80,11 +82,14 @@ class AcceleratorCore(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        sequencer = ProgramSequencer(config).signature.members
         super().__init__(
             {
                 **_streams(config),
-                **{name: sequencer[name] for name in ("write", "write_address", "write_data", "start", "entry")},
+                "write": In(1),
+                "write_address": In(PROGRAM_ADDRESS_BITS),
+                "write_data": In(32),
+                "start": In(1),
+                "entry": In(16),
                 "running": Out(1),
                 "done": Out(1),
                 "position": Out(POSITION_BITS),
@@ -115,8 +120,7 @@ class AcceleratorCore(wiring.Component):
         """The sequencer, and what it dispatches."""
         sequencer, weights, activations, results = self._sequencer, self._weights, self._activations, self._results
         m.d.comb += [
-            *(getattr(sequencer, port).eq(getattr(self, port)) for port in ("write_address", "write_data", "entry")),
-            sequencer.write.eq(self.write & ~self.running),
+            *(getattr(sequencer, port).eq(getattr(self, port)) for port in _PROGRAM_INPUTS),
             sequencer.start.eq(self.start & ~self._halt),
             sequencer.halt.eq(self._halt),
             sequencer.load_room.eq(weights.room),
@@ -171,7 +175,8 @@ class AcceleratorCore(wiring.Component):
     def _build_error(self, m: Module, macro_errors: list[Value]) -> None:
         """Keep the first error, the lower kind of one cycle."""
         sequencer = self._sequencer
-        wrong_macro, macro_kind = Signal(4), Signal(4)
+        wrong_macro = Signal(4)
+        macro_kind = Signal(4)
         for index, kind in reversed(list(enumerate(macro_errors))):
             with m.If(kind != 0):
                 m.d.comb += [wrong_macro.eq(index), macro_kind.eq(kind)]
@@ -179,7 +184,7 @@ class AcceleratorCore(wiring.Component):
             sequencer.error,
             self._weights.error,
             self._activations.error,
-            Mux(self.running & (self.start | self.write), AcceleratorError.OVERRUN, 0),
+            Mux(sequencer.overrun, AcceleratorError.OVERRUN, 0),
             Mux(macro_kind != 0, AcceleratorError.MACRO, 0),
         ]
         with m.If(~self._halt):

@@ -80,8 +80,11 @@ class ActivationFeeder(wiring.Component):
         m.submodules.runs = runs = SyncFIFO(width=INSTRUCTION_BITS, depth=config.run_queue)
         layout = instruction_layout(Opcode.RUN)
         self._next = data.View(layout, runs.r_data)
-        self._current, self._active = Signal(layout), Signal()
-        self._begin, self._taken, self._run_ends = Signal(), Signal(), Signal()
+        self._current = Signal(layout)
+        self._active = Signal()
+        self._begin = Signal()
+        self._taken = Signal()
+        self._run_ends = Signal()
         m.d.comb += [
             self.room.eq(runs.w_rdy),
             runs.w_en.eq(self.run),
@@ -106,9 +109,7 @@ class ActivationFeeder(wiring.Component):
         m.d.comb += [
             *(command[name].eq(run[name]) for name in ("bank", "pattern", "groups", "rows", "vectors")),
             *(command[name].eq(run[name]) for name in ("first_k", "last_k", "release")),
-            self._begin.eq(
-                waits & ~self.halt & (~self._active | self._run_ends) & ((self.run_ready & mask) == mask)
-            ),
+            self._begin.eq(waits & ~self.halt & (~self._active | self._run_ends) & ((self.run_ready & mask) == mask)),
             self.run_valid.eq(Mux(self._begin, mask, 0)),
         ]
 
@@ -147,7 +148,8 @@ class ActivationFeeder(wiring.Component):
         )
         write = memory.write_port()
         read = memory.read_port(transparent_for=(write,))
-        address, following = Signal(range(config.activation_memory + 1)), Signal(range(config.activation_memory + 1))
+        address = Signal(range(config.activation_memory + 1))
+        following = Signal.like(address)
         past = Signal(name="past_the_memory")
         m.d.comb += [
             following.eq(Mux(self._begin, self._next.address, address + self._taken)),
@@ -166,7 +168,8 @@ class ActivationFeeder(wiring.Component):
         current = self._current
         mask = current.macros[: self._config.macros]
         ready, vector_ends = Signal(name="macros_ready"), Signal(name="vector_ends")
-        beats, vectors = Signal.like(current.beats), Signal.like(current.vectors)
+        beats = Signal.like(current.beats, name="beats_taken")
+        vectors = Signal.like(current.vectors, name="vectors_taken")
         m.d.comb += [
             ready.eq(self._active & ~self.halt & ((self.activations_ready & mask) == mask)),
             self._taken.eq(ready & there),

@@ -95,8 +95,9 @@ class Intake(wiring.Component):
     def _build_words(self, m: Module, level: Signal) -> tuple[Signal, Signal]:
         """Count the words of an image; whether one is taken, and whether it is the image's last."""
         m.submodules.images = images = SyncFIFO(width=WORDS_BITS, depth=self._images)
-        self._words_left = left = Signal(WORDS_BITS)
-        taken, ends = Signal(name="word_taken"), Signal(name="image_ends")
+        self._words_left = left = Signal(WORDS_BITS, name="words_left")
+        taken = Signal(name="word_taken")
+        ends = Signal(name="image_ends")
         m.d.comb += [
             images.w_en.eq(self.image),
             images.w_data.eq(self.image_words),
@@ -127,7 +128,8 @@ class Intake(wiring.Component):
 
     def _build_buffer(self, m: Module, dropped: Signal, rest: Value, taken: Signal, image_ends: Signal) -> Signal:
         """The units, the oldest lowest, and for each whether an image's words end with it."""
-        buffer, ends = Signal(self._units * self._unit), Signal(self._units)
+        buffer = Signal(self._units * self._unit)
+        ends = Signal(self._units)
         zeros = Const(0, (self._unit - 1).bit_length())  # g is a power of two, as it divides W
         position, shift = Cat(zeros, rest), Cat(zeros, dropped)
         word = Signal.like(buffer, name="word")
@@ -143,7 +145,8 @@ class Intake(wiring.Component):
     def _build_error(self, m: Module, level: Signal, ends: Signal, taken: Signal, image_ends: Signal) -> None:
         """An image must end within the word that its last beat ends in, and nowhere before."""
         last = self._beat - 1
-        too_few, too_many = Signal(), Signal()
+        too_few = Signal()
+        too_many = Signal()
         ended = ends[last]  # whether the word that the beat ends in is its image's last
         if self._word > 1:
             ended = ends[last:].bit_select(self._padding(level), 1)

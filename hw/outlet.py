@@ -54,7 +54,8 @@ class Outlet(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        level, ending = Signal(range(self._units + 1)), Signal()
+        level = Signal(range(self._units + 1))
+        ending = Signal()
         buffer = Signal(self._units * self._unit)
         taken, given = Signal(name="beat_taken"), Signal(name="word_given")
         m.d.comb += [

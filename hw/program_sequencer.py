@@ -12,10 +12,13 @@ from flexcim.accelerator_config import AcceleratorConfig
 from flexcim.instructions import INSTRUCTION_BITS, INSTRUCTION_FIELDS, INSTRUCTION_WORDS, AcceleratorError, Opcode
 from hw.ports import instruction_layout
 
-__all__ = ["ProgramSequencer"]
+__all__ = ["POSITION_BITS", "PROGRAM_ADDRESS_BITS", "ProgramSequencer"]
 
 POSITION_BITS = 17
 """Bits of a place in the program: one more than the largest memory needs, so that a place past its end is seen."""
+
+PROGRAM_ADDRESS_BITS = 18
+"""Bits of the address of a 32-bit word in the largest program memory."""
 
 
 class ProgramSequencer(wiring.Component):
@@ -32,7 +35,7 @@ class ProgramSequencer(wiring.Component):
     Members
     -------
     write, write_address, write_data : In(1), In(bits), In(32)
-        Writes a 32-bit word of the program memory.
+        Writes a 32-bit word of the program memory, when no program runs.
     start, entry : In(1), In(16)
         Begin with the instruction at this place.
     halt : In(1)
@@ -51,8 +54,10 @@ class ProgramSequencer(wiring.Component):
         With this cycle it has ended.
     position : Out(17)
         The place of the instruction that is fetched or waits.
+    overrun : Out(1)
+        A start or a write that comes while a program runs, or a write past the end of the memory.
     error : Out(4)
-        The kind of an error in this cycle, 0 when there is none.
+        The kind of another error in this cycle, 0 when there is none.
     """
 
     interval = 2
@@ -62,7 +67,7 @@ class ProgramSequencer(wiring.Component):
         super().__init__(
             {
                 "write": In(1),
-                "write_address": In(ceil_log2(config.program_depth * INSTRUCTION_WORDS)),
+                "write_address": In(PROGRAM_ADDRESS_BITS),
                 "write_data": In(32),
                 "start": In(1),
                 "entry": In(16),
@@ -77,6 +82,7 @@ class ProgramSequencer(wiring.Component):
                 "running": Out(1),
                 "done": Out(1),
                 "position": Out(POSITION_BITS),
+                "overrun": Out(1),
                 "error": Out(4),
             }
         )
@@ -86,6 +92,7 @@ class ProgramSequencer(wiring.Component):
         self._go = Signal()  # the instruction is legal, has room, and is carried out
         self._packet_open = Signal()
         self._in_loop = Signal()
+        self._write_past = Signal()
         fetch = self._build_memory(m)
         past = Signal()
         m.d.comb += past.eq(self.position >= self._config.program_depth)
@@ -111,6 +118,7 @@ class ProgramSequencer(wiring.Component):
                 with m.If(self.done):
                     m.d.sync += self.running.eq(0)
                     m.next = "IDLE"
+        m.d.comb += self.overrun.eq((self.running & (self.start | self.write)) | (self.write & self._write_past))
         return m
 
     def _view(self, op: Opcode) -> data.View:
@@ -123,10 +131,11 @@ class ProgramSequencer(wiring.Component):
         write, read = memory.write_port(granularity=32), memory.read_port()
         fetch = Signal()
         lane_bits = ceil_log2(INSTRUCTION_WORDS)
+        m.d.comb += self._write_past.eq(self.write_address >= depth * INSTRUCTION_WORDS)
         m.d.comb += [
             write.addr.eq(self.write_address[lane_bits:]),
             write.data.eq(Cat(self.write_data for _ in range(INSTRUCTION_WORDS))),
-            write.en.eq(self.write << self.write_address[:lane_bits]),
+            write.en.eq((self.write & ~self._write_past & ~self.running) << self.write_address[:lane_bits]),
             read.addr.eq(self.position),
             read.en.eq(fetch),
             self.instruction.eq(read.data),
@@ -186,8 +195,9 @@ class ProgramSequencer(wiring.Component):
     def _build_position(self, m: Module) -> None:
         """Go on to the next instruction, or back to a loop's first."""
         loop = self._view(Opcode.LOOP)
-        first, last = Signal(POSITION_BITS), Signal(POSITION_BITS)
-        left = Signal(INSTRUCTION_FIELDS[Opcode.LOOP]["count"][1])
+        first = Signal(POSITION_BITS, name="loop_first")
+        last = Signal(POSITION_BITS, name="loop_last")
+        left = Signal(INSTRUCTION_FIELDS[Opcode.LOOP]["count"][1], name="loop_left")
         follows = self.position + 1
         with m.If(self._go):
             m.d.sync += self.position.eq(follows)

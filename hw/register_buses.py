@@ -79,7 +79,10 @@ class Axi4LiteBridge(wiring.Component):
         return m
 
     def _build_write(self, m: Module) -> None:
-        address_held, data_held, whole, act = Signal(), Signal(), Signal(), Signal()
+        address_held = Signal()
+        data_held = Signal()
+        whole = Signal()
+        act = Signal(name="write_acts")
         m.d.comb += [
             self.awready.eq(~address_held),
             self.wready.eq(~data_held),
@@ -126,7 +129,8 @@ class WishboneBridge(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        act, known = Signal(), Signal()
+        act = Signal()
+        known = Signal()
         m.d.comb += [
             act.eq(self.cyc_i & self.stb_i & ~self.ack_o & ~self.err_o),
             known.eq(self.read_known),

@@ -81,7 +81,8 @@ class ResultMerger(wiring.Component):
             *(getattr(self, port).eq(getattr(outlet, port)) for port in _BUS_OUTPUTS),
         ]
 
-        macro, waiting = Signal(index_shape(config.macros)), Signal(config.macros)
+        macro = Signal(index_shape(config.macros))
+        waiting = Signal(config.macros)
         served = Signal(config.macros)  # macros whose results of the vector have been taken
         m.d.comb += waiting.eq(run.macros & ~served)
         for index in reversed(range(config.macros)):
@@ -91,7 +92,9 @@ class ResultMerger(wiring.Component):
         size = result_layout(config.macro).size
         beat = data.View(result_layout(config.macro), self.results_payload.word_select(macro, size))
         vector = Signal(16)
-        macro_ends, vector_ends, run_ends = Signal(), Signal(), Signal()
+        macro_ends = Signal()
+        vector_ends = Signal()
+        run_ends = Signal()
         m.d.comb += [
             outlet.beat.eq(beat.elements),
             outlet.beat_valid.eq(runs.r_rdy & self.results_valid.bit_select(macro, 1)),

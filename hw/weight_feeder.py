@@ -132,7 +132,8 @@ class WeightFeeder(wiring.Component):
             self.idle.eq(~tiles.r_rdy),
         ]
         beats = config.macro.weight_beats(1)
-        beat, row = Signal(range(beats)), Signal(ROWS_BITS)
+        beat = Signal(range(beats))
+        row = Signal(ROWS_BITS)
         row_ends = beat == beats - 1
         m.d.comb += final.eq(row_ends & (row + 1 == tile.rows))
         with m.If(intake.take):
