@@ -20,7 +20,7 @@ from hw.result_merger import ResultMerger
 from hw.shared_modules import place
 from hw.weight_feeder import WeightFeeder
 
-__all__ = ["Accelerator", "AcceleratorCore", "register_prefix"]
+__all__ = ["Accelerator", "AcceleratorCore", "accelerator_members", "register_prefix"]
 
 _LAST_K = INSTRUCTION_FIELDS[Opcode.RUN]["last_k"][0]
 """Bit of an instruction that says whether a run's results leave."""
@@ -52,6 +52,18 @@ def _streams(config: AcceleratorConfig) -> dict[str, wiring.Member]:
 def register_prefix(config: AcceleratorConfig) -> str:
     """What the names of the register bus begin with."""
     return "s_axil_" if config.register_bus == "axi4-lite" else "wb_"
+
+
+def _bus_ports(config: AcceleratorConfig) -> dict[str, wiring.Member]:
+    """The register bus, without prefix."""
+    return AXI4_LITE_PORTS if config.register_bus == "axi4-lite" else WISHBONE_PORTS
+
+
+def accelerator_members(config: AcceleratorConfig) -> dict[str, wiring.Member]:
+    """The ports of an accelerator but for clock and reset, in their order."""
+    prefix = register_prefix(config)
+    bus = {f"{prefix}{name}": member for name, member in _bus_ports(config).items()}
+    return {**_streams(config), **bus, "irq": Out(1)}
 
 
 class AcceleratorCore(wiring.Component):
@@ -223,15 +235,7 @@ class Accelerator(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        self._bus_ports = AXI4_LITE_PORTS if config.register_bus == "axi4-lite" else WISHBONE_PORTS
-        prefix = register_prefix(config)
-        super().__init__(
-            {
-                **_streams(config),
-                **{f"{prefix}{name}": member for name, member in self._bus_ports.items()},
-                "irq": Out(1),
-            }
-        )
+        super().__init__(accelerator_members(config))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -244,7 +248,7 @@ class Accelerator(wiring.Component):
         """The bridge between the bus and the registers."""
         bridge = Axi4LiteBridge() if self.config.register_bus == "axi4-lite" else WishboneBridge()
         m.submodules.bridge = bridge
-        for name, member in self._bus_ports.items():
+        for name, member in _bus_ports(self.config).items():
             _connect(m, bridge, name, self, f"{register_prefix(self.config)}{name}", is_input=member.flow is In)
         for name, member in register_bus().items():
             _connect(m, self._registers, name, bridge, name, is_input=member.flow is In)

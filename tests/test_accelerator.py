@@ -44,7 +44,7 @@ def test_random_programs_are_bit_and_cycle_exact_with_stalls(config, seed):
     programs = RandomPrograms(config, rng)
     stimuli = [programs.program(layers=3, max_vectors=4) for _ in range(2)]
     stalls = {
-        name: stall_pattern((rng.random(97) < rng.choice([0.1, 0.5, 0.9])).tolist() + [True])
+        name: stall_pattern([True, *(rng.random(97) < rng.choice([0.1, 0.5, 0.9])).tolist()])
         for name in ("weights", "activations", "results")
     }
     check(config, stimuli, play(config, stimuli, 40_000, stalls), stalls)
