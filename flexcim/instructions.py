@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -250,15 +250,13 @@ def decode(word: int, config: MacroConfig) -> Instruction | None:
         return Loop(**values)
     if values["pattern"] >= len(config.patterns):
         raise ProgramError(f"pattern {values['pattern']} is not on the menu of {len(config.patterns)}")
-    flags = {name: bool(values.pop(name)) for name, (_, width) in fields.items() if width == 1}
-    mask, pattern, groups = (values.pop(name) for name in ("macros", "pattern", "groups"))
-    return RunTiles(
-        macros=tuple(macro for macro in range(16) if mask >> macro & 1),
-        pattern=config.patterns[pattern],
-        groups=1 << groups,
-        **values,
-        **flags,
-    )
+    named_values: dict[str, Any] = {
+        name: bool(value) if fields[name][1] == 1 else value for name, value in values.items()
+    }
+    named_values["macros"] = tuple(macro for macro in range(16) if values["macros"] >> macro & 1)
+    named_values["pattern"] = config.patterns[values["pattern"]]
+    named_values["groups"] = 1 << values["groups"]
+    return RunTiles(**named_values)
 
 
 @dataclass(frozen=True)

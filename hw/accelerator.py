@@ -32,7 +32,7 @@ COUNTERS = ("cycles", "weight_stalls", "activation_stalls", "result_stalls")
 
 def _streams(config: AcceleratorConfig) -> dict[str, wiring.Member]:
     """The three AXI4-Streams."""
-    inputs = {}
+    inputs: dict[str, wiring.Member] = {}
     for name, width in (("weights", config.weight_bus), ("activations", config.activation_bus)):
         inputs |= {
             f"s_axis_{name}_tdata": In(width),

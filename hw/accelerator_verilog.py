@@ -66,7 +66,7 @@ def generate_accelerator(
 
 def write_accelerator(verilog: GeneratedVerilog, config: AcceleratorConfig, folder: Path) -> tuple[Path, ...]:
     """Write ``<top>.v``, ``.json``, ``.h``, ``.py`` and ``.md`` into the folder, each atomically; returns the paths."""
-    paths = write_verilog(verilog, folder)
+    paths: tuple[Path, ...] = write_verilog(verilog, folder)
     for suffix, text in ((".h", c_header), (".py", python_driver), (".md", markdown)):
         paths = (*paths, folder / f"{verilog.top}{suffix}")
         write_text(paths[-1], text(config, verilog.top))

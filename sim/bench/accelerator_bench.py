@@ -91,7 +91,7 @@ class AcceleratorBench:
     def _quiet(self) -> None:
         for source in self._sources:
             source.restart(np.zeros((0, 1), np.uint8), _at_once)
-        self._sink.restart(lambda data, last, cycle: None, _at_once)
+        self._sink.pause()
 
     async def _begin_anew(self) -> None:
         self._forget()
@@ -286,7 +286,6 @@ class AcceleratorBench:
                 packets.append(len(data))
 
         self._sink.restart(take, goes)
-        self._sink.step(-1)
         for cycle in range(limit):
             await self._dut.clk.rising_edge
             if cycle == 0:

@@ -110,10 +110,12 @@ class AxiSink:
     def __init__(self, dut: Any) -> None:
         ports = (getattr(dut, f"m_axis_results_t{port}") for port in ("data", "keep", "last", "valid", "ready"))
         self._data, self._keep, self._last, self._valid, self._ready = ports
-        self.restart(lambda data, last, cycle: None, lambda cycle: cycle)
+        self._pending: tuple[str, ...] | None = None
+        self.words = 0
+        self.pause()
 
     def restart(self, take: Callable[[bytes, bool, int], None], goes: NextCycle) -> None:
-        """Start anew.
+        """Start anew, with cycle 0.
 
         Parameters
         ----------
@@ -123,9 +125,9 @@ class AxiSink:
             In which cycles it is ready.
         """
         self._take, self._goes = take, goes
-        self._is_ready = False
-        self._ready.value = 0
-        self._pending: tuple[str, ...] | None = None
+        self._is_ready = goes(0) == 0
+        self._ready.value = self._is_ready
+        self._pending = None
         self.words = 0
 
     def pause(self) -> None:
