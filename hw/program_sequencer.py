@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Signal, Value, unsigned
+from amaranth.hdl import Cat, Const, Module, Signal, Value, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -131,7 +131,7 @@ class ProgramSequencer(wiring.Component):
         write, read = memory.write_port(granularity=32), memory.read_port()
         fetch = Signal()
         lane_bits = ceil_log2(INSTRUCTION_WORDS)
-        m.d.comb += self._write_past.eq(self.write_address >= depth * INSTRUCTION_WORDS)
+        m.d.comb += self._write_past.eq(_reaches(self.write_address, depth * INSTRUCTION_WORDS))
         m.d.comb += [
             write.addr.eq(self.write_address[lane_bits:]),
             write.data.eq(Cat(self.write_data for _ in range(INSTRUCTION_WORDS))),
@@ -182,10 +182,10 @@ class ProgramSequencer(wiring.Component):
         self._refuse(
             m,
             (self._spare_bits(Opcode.RUN), AcceleratorError.INSTRUCTION),
-            ((run.macros == 0) | (run.macros >> config.macros).any(), AcceleratorError.MACROS),
+            ((run.macros == 0) | _reaches(run.macros, 1 << config.macros), AcceleratorError.MACROS),
             (
                 (run.replay & run.store)
-                | (memory & (run.address >= config.activation_memory))
+                | (memory & _reaches(run.address, config.activation_memory))
                 | (~memory & (run.address != 0)),
                 AcceleratorError.MEMORY,
             ),
@@ -231,3 +231,10 @@ class ProgramSequencer(wiring.Component):
         """Whether a bit is set that this instruction does not have."""
         named = sum(((1 << width) - 1) << start for start, width in INSTRUCTION_FIELDS[op].values())
         return (self.instruction & ~named & ((1 << INSTRUCTION_BITS) - 1)).any()
+
+
+def _reaches(value: Value, bound: int) -> Value:
+    """Whether an unsigned value is at least ``bound``; a constant where its width says so, as linters ask for."""
+    if bound <= 0 or bound >= 1 << len(value):
+        return Const(int(bound <= 0), 1)
+    return value >= bound
