@@ -15,7 +15,7 @@ from flexcim.instructions import INSTRUCTION_FIELDS, AcceleratorError
 from flexcim.register_files import c_header, markdown, python_driver
 from flexcim.registers import REGISTERS
 from hw.accelerator import Accelerator, accelerator_members, register_prefix
-from hw.verilog import LINT_WAIVERS, GeneratedVerilog, Port, comment_block, emit, write_verilog
+from hw.verilog import LINT_WAIVERS, GeneratedVerilog, Port, check_module_name, comment_block, emit, write_verilog
 
 __all__ = ["accelerator_ports", "generate_accelerator", "write_accelerator"]
 
@@ -59,6 +59,7 @@ def generate_accelerator(
     ValueError
         If the name is no Verilog identifier.
     """
+    check_module_name(name)
     text = emit(Accelerator(config), name, init=init)
     interface = _interface(config, name)
     return GeneratedVerilog(text=_header(config, interface) + text, top=name, interface=interface)

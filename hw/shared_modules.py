@@ -90,6 +90,8 @@ class SharedModules:
         script = [
             *(f"read_rtlil <<rtlil\n{text}\nrtlil" for text in self._texts.values()),
             "proc -nomux -norom",
+            # Memories have no initial words here, and large ones would take minutes to write.
+            "delete t:$meminit_v2",
             "memory_collect",
             f"attrmap {removed}",
             f"attrmap -modattr {removed}",

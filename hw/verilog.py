@@ -28,6 +28,7 @@ __all__ = [
     "LINT_WAIVERS",
     "GeneratedVerilog",
     "Port",
+    "check_module_name",
     "comment_block",
     "emit",
     "generate",
@@ -127,6 +128,12 @@ def is_module_name(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is not None
 
 
+def check_module_name(name: str) -> None:
+    """Raise ValueError unless the name can be a Verilog module's."""
+    if not is_module_name(name):
+        raise ValueError(f"a module's name must be a Verilog identifier, not {name!r}")
+
+
 def generate(config: MacroConfig, name: str = "flexcim_macro", *, init: bool = True) -> GeneratedVerilog:
     """Generate the Verilog of a macro.
 
@@ -145,6 +152,7 @@ def generate(config: MacroConfig, name: str = "flexcim_macro", *, init: bool = T
     ValueError
         If the name is no Verilog identifier.
     """
+    check_module_name(name)
     macro = Macro(config)
     text = emit(macro, name, init=init)
     interface = _interface(config, name, macro.latency)
@@ -162,14 +170,7 @@ def emit(component: wiring.Component, name: str, *, init: bool) -> str:
         Its name, and prefix of all other modules.
     init : bool
         As for `generate`.
-
-    Raises
-    ------
-    ValueError
-        If the name is no Verilog identifier.
     """
-    if not is_module_name(name):
-        raise ValueError(f"a module's name must be a Verilog identifier, not {name!r}")
     shared = SharedModules(name)
     shared.add(component, name)
     text = _keep_module(_tidy(shared.verilog()), f"{name}_column")
