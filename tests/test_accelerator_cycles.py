@@ -13,7 +13,7 @@ import pytest
 from flexcim.accelerator_config import ACCELERATOR_PRESETS, AcceleratorConfig
 from flexcim.accelerator_cycles import AcceleratorTiming, stall_pattern
 from flexcim.cycles import CycleError
-from flexcim.instructions import AcceleratorProgram, LoadTile, Loop
+from flexcim.instructions import AcceleratorProgram, LoadTile, Loop, RunTiles
 from flexcim.pattern import Pattern
 from flexcim.tiling import LayerTiling
 from sim.bench.accelerator_illegal import rounds
@@ -28,6 +28,13 @@ def layer_cycles(config, size, pattern, vectors):
     zeros = np.zeros((size, size), np.int8)
     stimulus = layer_stimulus(config, tiling, zeros, np.zeros((vectors, size), np.int8))
     return AcceleratorTiming(config).run(stimulus.program)
+
+
+def loads_and_run(stimulus):
+    """The instructions of one round."""
+    *loads, run = stimulus.instructions
+    assert isinstance(run, RunTiles)
+    return [load for load in loads if isinstance(load, LoadTile)], run
 
 
 @pytest.mark.parametrize("pattern", ["1:1", "2:4", "4:8", "2:8", "1:4"])
@@ -89,8 +96,7 @@ def test_a_stall_pattern_repeats_itself():
 
 def test_programs_that_never_finish_are_refused():
     stimulus = rounds(CONFIG, np.random.default_rng(93), 1)
-    *loads, run = stimulus.instructions
-    assert all(isinstance(load, LoadTile) for load in loads)
+    loads, run = loads_and_run(stimulus)
     with pytest.raises(CycleError, match="a run waits for bank 0 of macro 0, but no load for it comes before"):
         AcceleratorTiming(CONFIG).run(AcceleratorProgram((run,)))
     message = "a load waits for bank 0 of macro 0, which a run that comes later releases"
@@ -104,7 +110,7 @@ def test_programs_that_never_finish_are_refused():
 
 def test_tiles_stay_from_one_program_to_the_next():
     stimulus = rounds(CONFIG, np.random.default_rng(94), 1)
-    *loads, run = stimulus.instructions
+    loads, run = loads_and_run(stimulus)
     timing = AcceleratorTiming(CONFIG)
     first = timing.run(AcceleratorProgram((*loads, replace(run, release=False))))
     again = timing.run(AcceleratorProgram((run,)))

@@ -124,6 +124,6 @@ def test_generate_takes_an_accelerator_from_a_table_or_the_option(chosen, tmp_pa
 
 
 def test_generate_knows_the_presets(capsys):
-    assert main(["generate", "--preset", "accelerator-9"]) == 2
-    known = ", ".join((*PRESETS, *ACCELERATOR_PRESETS))
+    assert main(["generate", "--accelerator", "--preset", "accelerator-9"]) == 2
+    known = ", ".join((*ACCELERATOR_PRESETS, *PRESETS))
     assert capsys.readouterr().err == f"flexcim: unknown preset 'accelerator-9'; known are {known}\n"

@@ -36,7 +36,8 @@ def play_intake(word, beat, words, finals, *, announced=None, lasts=(), share=0.
     """Offer words and take beats; returns the beats with their cycles, and the errors of all cycles."""
     intake = Intake(word, beat, 64, AcceleratorError.WEIGHTS_LAST)
     rng = np.random.default_rng(71)
-    taken, errors = [], []
+    taken: list[tuple[int, int]] = []
+    errors: list[int] = []
 
     async def bench(ctx):
         for count in announced or map(len, words):

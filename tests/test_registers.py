@@ -108,16 +108,16 @@ def test_the_header_names_all_addresses_fields_errors_and_instructions():
         for field in entry.fields:
             prefix = f"ENGINE_{entry.name}_{field.name.upper()}"
             expected |= {f"{prefix}_LOW": field.low, f"{prefix}_MASK": field.mask}
-    for (name, field), value in constant_fields(CONFIG).items():
-        expected[f"ENGINE_{name}_{field.upper()}_VALUE"] = value
+    for (name, part), value in constant_fields(CONFIG).items():
+        expected[f"ENGINE_{name}_{part.upper()}_VALUE"] = value
     expected |= {f"ENGINE_KIND_{kind.name}": int(kind) for kind in AcceleratorError}
     for op, fields in INSTRUCTION_FIELDS.items():
         expected[f"ENGINE_OP_{op.name}"] = int(op)
-        for field, (low, width) in fields.items():
-            if field != "op":
+        for part, (low, width) in fields.items():
+            if part != "op":
                 expected |= {
-                    f"ENGINE_{op.name}_{field.upper()}_LOW": low,
-                    f"ENGINE_{op.name}_{field.upper()}_WIDTH": width,
+                    f"ENGINE_{op.name}_{part.upper()}_LOW": low,
+                    f"ENGINE_{op.name}_{part.upper()}_WIDTH": width,
                 }
     assert values == expected
 

@@ -15,7 +15,14 @@ from hw.verilog import GeneratedVerilog, generate
 from sim.bench.runner import Outcome, run_tests
 from sim.bench.simulators import Build, SimulatorError, build, check_tools
 
-__all__ = ["ACCELERATOR_TESTS", "MACRO_TESTS", "Verification", "verify_accelerator", "verify_macro"]
+__all__ = [
+    "ACCELERATOR_TESTS",
+    "MACRO_TESTS",
+    "Verification",
+    "verify_accelerator",
+    "verify_configuration",
+    "verify_macro",
+]
 
 MACRO_TESTS = "sim.bench.macro_tests"
 """The tests that every macro has to pass."""
@@ -139,6 +146,22 @@ def verify_accelerator(
         init=init,
         waves=waves,
     )
+
+
+def verify_configuration(
+    label: str,
+    config: MacroConfig | AcceleratorConfig,
+    simulator: str,
+    folder: Path,
+    *,
+    seed: int,
+    init: bool = True,
+    waves: bool = False,
+) -> Verification:
+    """Verify a macro or an accelerator; see `verify_macro` for the parameters."""
+    if isinstance(config, AcceleratorConfig):
+        return verify_accelerator(label, config, simulator, folder, seed=seed, init=init, waves=waves)
+    return verify_macro(label, config, simulator, folder, seed=seed, init=init, waves=waves)
 
 
 def _verify(
