@@ -77,13 +77,15 @@ class RandomPrograms:
         Parameters
         ----------
         layers : int
-            Accumulations from ``first_k`` to ``last_k``.
+            Accumulations from ``first_k`` to ``last_k``; fewer, but at least one, if the program memory holds no more.
         max_vectors : int
             Most vectors of a run.
         """
         stimulus = AcceleratorStimulus(self._config)
-        for _ in range(layers):
-            self._layer(stimulus, max_vectors)
+        longest = 1 + 3 * (self._config.macros + 1)  # a loop of three K tiles
+        for layer in range(layers):
+            if not layer or len(stimulus.program) + longest <= self._config.program_depth:
+                self._layer(stimulus, max_vectors)
         last = max(i for i, one in enumerate(stimulus.instructions) if isinstance(one, RunTiles) and one.last_k)
         run = stimulus.instructions[last]
         assert isinstance(run, RunTiles)
