@@ -50,7 +50,7 @@ def test_lint_has_no_finding(name, tmp_path):
     (tmp_path / "accelerator.v").write_text(generated(name).text)
     command = ["verilator", "--lint-only", "-Wall", "--top-module", "flexcim_accelerator", "accelerator.v"]
     run = subprocess.run(
-        command, cwd=tmp_path, env=simulators._environment(), capture_output=True, text=True, check=False
+        command, cwd=tmp_path, env=simulators.tool_environment(), capture_output=True, text=True, check=False
     )
     assert (run.returncode, run.stderr) == (0, "")
 
