@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from flexcim.accelerator_config import ACCELERATOR_PRESETS
 from flexcim.config import PRESETS
 from flexcim.errors import FlexCiMError
 
@@ -55,8 +56,8 @@ class Subcommand:
 # Modules are named, not imported: the ground floor must not import upwards, and torch or Amaranth take seconds.
 SUBCOMMANDS: Mapping[str, Subcommand] = MappingProxyType(
     {
-        "generate": Subcommand("hw.cli", "generate", "Generate the Verilog of a macro."),
-        "verify": Subcommand("sim.cli", "verify", "Check a macro's Verilog against the golden model."),
+        "generate": Subcommand("hw.cli", "generate", "Generate the Verilog of a macro or an accelerator."),
+        "verify": Subcommand("sim.cli", "verify", "Check generated Verilog against the golden model."),
         "prune": Subcommand("flow.cli", "prune", "Prune a model, with a pattern for each layer, and pack it."),
         "demo": Subcommand("sim.demo.cli", "demo", "Prune a model, run it on the engine and write a report."),
         "presets": Subcommand("flexcim.cli", "presets", "List the configurations that have a name."),
@@ -91,7 +92,24 @@ def presets() -> None:
                 )
             ),
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    accelerators = Table(
+        Column("preset", no_wrap=True), "macro", "macros", "buses", "activation memory", "program", "registers"
+    )
+    for name, accelerator in ACCELERATOR_PRESETS.items():
+        macro = next(macro for macro, config in PRESETS.items() if config == accelerator.macro)
+        buses = accelerator.weight_bus, accelerator.activation_bus, accelerator.result_bus
+        accelerators.add_row(
+            name,
+            macro,
+            str(accelerator.macros),
+            " ".join(map(str, buses)),
+            str(accelerator.activation_memory),
+            str(accelerator.program_depth),
+            accelerator.register_bus,
+        )
+    console.print(accelerators)
 
 
 def _show_version(wanted: bool) -> None:

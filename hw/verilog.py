@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from amaranth.lib import wiring
 
 from flexcim.commands import LOAD_FIELDS, RUN_FIELDS, ErrorKind
 from flexcim.config import SUM_BITS, MacroConfig
@@ -21,7 +24,18 @@ from hw.ports import (
 )
 from hw.shared_modules import SharedModules
 
-__all__ = ["LINT_WAIVERS", "GeneratedVerilog", "Port", "generate", "is_module_name", "macro_ports", "write_verilog"]
+__all__ = [
+    "LINT_WAIVERS",
+    "GeneratedVerilog",
+    "Port",
+    "check_module_name",
+    "comment_block",
+    "emit",
+    "generate",
+    "is_module_name",
+    "macro_ports",
+    "write_verilog",
+]
 
 LINT_WAIVERS = {
     "CASEINCOMPLETE": "codes that select nothing keep the value assigned before the case",
@@ -114,6 +128,12 @@ def is_module_name(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is not None
 
 
+def check_module_name(name: str) -> None:
+    """Raise ValueError unless the name can be a Verilog module's."""
+    if not is_module_name(name):
+        raise ValueError(f"a module's name must be a Verilog identifier, not {name!r}")
+
+
 def generate(config: MacroConfig, name: str = "flexcim_macro", *, init: bool = True) -> GeneratedVerilog:
     """Generate the Verilog of a macro.
 
@@ -132,15 +152,36 @@ def generate(config: MacroConfig, name: str = "flexcim_macro", *, init: bool = T
     ValueError
         If the name is no Verilog identifier.
     """
-    if not is_module_name(name):
-        raise ValueError(f"a module's name must be a Verilog identifier, not {name!r}")
-    shared = SharedModules(name)
+    check_module_name(name)
     macro = Macro(config)
-    shared.add(macro, name)
-    text = _keep_module(_tidy(shared.verilog()), f"{name}_column")
-    text = _without_initial_values(text, registers=not init)
+    text = emit(macro, name, init=init)
     interface = _interface(config, name, macro.latency)
     return GeneratedVerilog(text=_header(interface) + text, top=name, interface=interface)
+
+
+def emit(component: wiring.Component, name: str, *, init: bool) -> str:
+    """The Verilog of a component that holds macros, without a header.
+
+    Parameters
+    ----------
+    component : Component
+        The top.
+    name : str
+        Its name, and prefix of all other modules.
+    init : bool
+        As for `generate`.
+    """
+    shared = SharedModules(name)
+    shared.add(component, name)
+    text = _keep_module(_tidy(shared.verilog()), f"{name}_column")
+    return _without_initial_values(text, registers=not init)
+
+
+def comment_block(lines: Iterable[str]) -> str:
+    """Lines as a Verilog comment, with the lint waivers behind it: what a generated file begins with."""
+    comment = "".join(f"// {line}".rstrip() + "\n" for line in lines)
+    waivers = "".join(f"/* verilator lint_off {name} */ // {reason}\n" for name, reason in LINT_WAIVERS.items())
+    return f"{comment}\n{waivers}\n"
 
 
 def write_verilog(verilog: GeneratedVerilog, folder: Path) -> tuple[Path, Path]:
@@ -224,6 +265,4 @@ def _header(interface: dict[str, Any]) -> str:
         "Error kinds: " + ", ".join(f"{i} = {kind}" for i, kind in interface["errors"].items()),
         f"A vector's first result beat comes {interface['result_latency']} cycles after its last issue cycle.",
     ]
-    comment = "".join(f"// {line}".rstrip() + "\n" for line in lines)
-    waivers = "".join(f"/* verilator lint_off {name} */ // {reason}\n" for name, reason in LINT_WAIVERS.items())
-    return f"{comment}\n{waivers}\n"
+    return comment_block(lines)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from flexcim import cli
+from flexcim.accelerator_config import ACCELERATOR_PRESETS
 from flexcim.cli import SUBCOMMANDS, Subcommand, main
 from flexcim.config import PRESETS
 
@@ -148,7 +149,7 @@ def test_the_version(read):
 def test_the_presets_are_listed(read):
     assert main(["presets"]) == 0
     out, _ = read()
-    for name in PRESETS:
+    for name in (*PRESETS, *ACCELERATOR_PRESETS):
         assert f"│ {name} " in out
 
 
