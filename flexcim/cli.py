@@ -58,7 +58,8 @@ SUBCOMMANDS: Mapping[str, Subcommand] = MappingProxyType(
     {
         "generate": Subcommand("hw.cli", "generate", "Generate the Verilog of a macro or an accelerator."),
         "verify": Subcommand("sim.cli", "verify", "Check generated Verilog against the golden model."),
-        "prune": Subcommand("flow.cli", "prune", "Prune a model, with a pattern for each layer, and pack it."),
+        "prune": Subcommand("flow.cli.prune", "prune", "Prune a model, with a pattern for each layer, and pack it."),
+        "compare": Subcommand("flow.cli.compare", "compare", "Prune a model in several ways, and measure each."),
         "demo": Subcommand("sim.demo.cli", "demo", "Prune a model, run it on the engine and write a report."),
         "presets": Subcommand("flexcim.cli", "presets", "List the configurations that have a name."),
     }

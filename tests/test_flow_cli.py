@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-import flow.cli
+import flow.cli.prune
 from flexcim.cli import main
 from flow.quiet import quiet
 from tests.model_families import tiny_family, tiny_inputs
@@ -156,7 +156,7 @@ def test_bad_input_is_refused_in_one_sentence(model, text, tmp_path, capfd, monk
     assert refused(capfd, model, "--sparsity", 0.5, "-o", foreign).endswith(
         "foreign: holds 'thesis.tex', which is no result of flexcim prune, so it is not replaced"
     )
-    monkeypatch.setattr(flow.cli, "_SHIPPED_TEXT", tmp_path / "missing")
+    monkeypatch.setattr(flow.cli.prune, "CALIBRATION_TEXT", tmp_path / "missing")
     assert refused(capfd, model, *output) == (
         "--calibration must name a text, as there is none beside the installed package"
     )

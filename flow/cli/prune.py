@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from flexcim.config import MacroConfig, preset
-from flexcim.errors import FlexCiMError
+from flow.cli.inputs import CALIBRATION_TEXT, chosen_macro, chosen_text, shown_progress
 from flow.options import (
     DEFAULT_LENGTH,
     DEFAULT_SAMPLES,
@@ -28,13 +24,6 @@ if TYPE_CHECKING:
     from flow.result import PruneResult
 
 __all__ = ["prune"]
-
-_SHIPPED_TEXT = Path(__file__).resolve().parents[1] / "models" / "text" / "calibration.txt"
-"""The repository's calibration text; an installed package has none."""
-
-
-class OptionError(FlexCiMError):
-    """Options that do not go together; the message is one sentence."""
 
 
 def prune(
@@ -99,19 +88,13 @@ def prune(
     named OUTPUT.partial, until all is: after a crash or a kill, the same command goes on from there. Nothing is
     downloaded.
     """
-    if config is not None and preset_name is not None:
-        raise OptionError("--config and --preset exclude each other: a configuration file can name its preset itself")
-    macro = preset(preset_name or "flexcim") if config is None else MacroConfig.from_toml(config)
-    if calibration is None:
-        if not _SHIPPED_TEXT.exists():
-            raise OptionError("--calibration must name a text, as there is none beside the installed package")
-        calibration = _SHIPPED_TEXT
+    macro = chosen_macro(config, preset_name)
 
     # torch and transformers take seconds to import; --help and mistyped options need neither.
     from flow.budgets import parse_budget
     from flow.run import prune_to
 
-    with _progress() as progress:
+    with shown_progress() as progress:
         result = prune_to(
             output,
             model,
@@ -122,7 +105,7 @@ def prune(
             update=update,
             granularity=granularity,
             config=macro,
-            calibration_text=calibration,
+            calibration_text=chosen_text(calibration, CALIBRATION_TEXT, "--calibration"),
             evaluation_text=evaluate,
             samples=samples,
             length=length,
@@ -134,20 +117,6 @@ def prune(
         )
     _show(result)
     print(f"written: {output}")
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Show steps as a bar on a terminal, and not at all elsewhere."""
-    console = Console(stderr=True)
-    columns = (BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("")
-
-        def show(name: str, done: int, total: int) -> None:
-            bar.update(task, description=name, completed=done, total=total)
-
-        yield show
 
 
 def _show(result: PruneResult) -> None:

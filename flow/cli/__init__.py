@@ -1,0 +1,1 @@
+"""The pruner's subcommands."""

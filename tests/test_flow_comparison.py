@@ -1,0 +1,167 @@
+"""Comparisons: each row is what pruning by itself gives, files and plots are written, and bad input is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from flexcim.cli import main
+from flexcim.config import PRESETS
+from flexcim.pattern import Pattern
+from flow import comparison
+from flow.budgets import CycleBudget
+from flow.comparison import ComparisonError, compare, ways_of
+from flow.evaluation import added_loss
+from flow.options import Method, Update
+from flow.pruner import prune
+from tests.tiny_models import OTHER_TEXT, TEXT, save_tiny, tiny_llama
+
+QUESTION = {"context": "In the beginning was ", "choices": ["the word", "all"], "answer": 0}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A model, a text to calibrate on, one to measure on, and questions."""
+    folder = tmp_path_factory.mktemp("inputs")
+    model = save_tiny(folder / "model", tiny_llama())
+    paths = folder / "text.txt", folder / "other.txt", folder / "questions.jsonl"
+    for path, text in zip(paths, (TEXT, OTHER_TEXT[:600], json.dumps(QUESTION)), strict=True):
+        path.write_text(text, encoding="utf-8")
+    return model, *paths
+
+
+def words(inputs, output, *more):
+    model, text, other, questions = inputs
+    options = ["--calibration", text, "--evaluate", other, "--questions", questions, "--samples", 4, "--length", 32]
+    return ["compare", *map(str, [model, "-o", output, *options, *more])]
+
+
+@pytest.fixture(scope="module")
+def written(inputs, tmp_path_factory):
+    """What the command writes."""
+    output = tmp_path_factory.mktemp("out") / "comparison"
+    chosen = ("--methods", "uniform,paper", "--updates", "none,lsq", "--sparsities", "0.5,0.25", "--seeds", "3")
+    assert main(words(inputs, output, *chosen)) == 0
+    return output
+
+
+def test_each_row_is_what_pruning_by_itself_gives(inputs, written):
+    model, text, other, _ = inputs
+    document = json.loads((written / "comparison.json").read_text())
+    assert len(document["rows"]) == 8
+    assert document["accuracy_dense"] in (0.0, 1.0)
+    config = PRESETS["flexcim"]
+    for row in document["rows"][::3]:
+        result = prune(
+            model,
+            sparsity=row["sparsity_target"],
+            calibration_text=text,
+            evaluation_text=other,
+            method=Method(row["method"]),
+            update=Update(row["update"]),
+            samples=4,
+            length=32,
+            seed=3,
+        )
+        assert result.evaluations is not None
+        assert row["sparsity"] == result.sparsity >= row["sparsity_target"]
+        found = added_loss(result.evaluations.dense, result.evaluations.pruned)
+        assert row["loss_added"] == pytest.approx(found.value, rel=1e-4, abs=1e-6)
+        assert row["standard_error"] == pytest.approx(found.standard_error, rel=1e-3, abs=1e-6)
+        integers = added_loss(result.evaluations.dense, result.evaluations.quantized)
+        assert row["loss_added_int8"] == pytest.approx(integers.value, rel=1e-3, abs=1e-5)
+        assert row["loss_dense"] == pytest.approx(result.evaluations.dense.loss.value, rel=1e-5)
+        counted = CycleBudget(1.0, config, 64)
+        layers = [(layer.tiling.outputs, layer.tiling.inputs, layer.pattern) for layer in result.layers]
+        assert row["cycles"] == sum(counted.takes(rows, columns, pattern) for rows, columns, pattern in layers)
+        assert row["cycles_dense"] == sum(counted.takes(rows, columns, Pattern(1, 1)) for rows, columns, _ in layers)
+        assert row["accuracy"] in (0.0, 1.0)
+        assert row["accuracy_standard_error"] is None  # of one question
+        assert row["seconds"] > 0
+
+
+def test_the_files_agree_and_the_plots_are_pictures(written):
+    assert sorted(path.name for path in written.iterdir()) == [
+        "comparison.csv",
+        "comparison.json",
+        "cycles.png",
+        "sparsity.png",
+    ]
+    rows = json.loads((written / "comparison.json").read_text())["rows"]
+    with open(written / "comparison.csv", newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert [row["method"] for row in table] == [row["method"] for row in rows]
+    assert [float(row["loss_added"]) for row in table] == [row["loss_added"] for row in rows]
+    for name in ("cycles.png", "sparsity.png"):
+        assert (written / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_goes_on_after_its_end_and_an_earlier_result_is_replaced(inputs, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "out"
+    chosen = ("--methods", "uniform", "--sparsities", "0.25,0.5")
+    calls = []
+
+    def counted(*arguments, **options):
+        calls.append(options["sparsity"])
+        if calls == [0.25, 0.5]:
+            raise KeyboardInterrupt
+        return prune(*arguments, **options)
+
+    monkeypatch.setattr(comparison, "prune", counted)
+    assert main(words(inputs, output, *chosen)) == 130
+    assert not output.exists()
+    assert main(words(inputs, output, *chosen)) == 0
+    assert calls == [0.25, 0.5, 0.5]
+    assert main(words(inputs, output, "--methods", "owl", "--sparsities", "0.5")) == 0
+    assert [row["method"] for row in json.loads((output / "comparison.json").read_text())["rows"]] == ["owl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    assert "owl" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--methods", "flow,wanda"), "--methods must be of flow, paper, uniform, owl, not 'wanda'"),
+        (("--updates", "all"), "--updates must be of none, lsq, obs, not 'all'"),
+        (("--sparsities", "0.5,half"), "--sparsities must be numbers with commas between them, not '0.5,half'"),
+        (("--seeds", "1.5"), "--seeds must be numbers with commas between them, not '1.5'"),
+        (("--methods", ""), "a comparison needs at least one method, one sparsity and one seed"),
+        (("--sparsities", "0.5,0.5"), "flow at 0.5, seed 0 is asked for twice"),
+    ],
+)
+def test_bad_options_are_refused(inputs, options, message, tmp_path, capsys):
+    assert main(words(inputs, tmp_path / "out", *options)) == 2
+    assert capsys.readouterr().err == f"flexcim: {message}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_peoples_folders_are_left_alone(inputs, tmp_path, capsys):
+    (tmp_path / "thesis.tex").touch()
+    assert main(words(inputs, tmp_path)) == 2
+    assert capsys.readouterr().err.endswith(
+        "holds 'thesis.tex', which is no earlier comparison, so it is not replaced\n"
+    )
+    assert main(words(inputs, tmp_path / "thesis.tex")) == 2
+    assert capsys.readouterr().err.endswith("thesis.tex: is a file, so no folder can be written there\n")
+
+
+def test_a_text_that_was_calibrated_on_measures_nothing(inputs):
+    model, text, *_ = inputs
+    ways = ways_of([Method.UNIFORM], [], None, [0.5], [0])
+    with pytest.raises(ValueError, match=r"^the evaluation text shares a passage of 128 or more characters"):
+        compare(
+            model,
+            ways,
+            calibration_text=text,
+            evaluation_text=text,
+            config=PRESETS["flexcim"],
+            samples=2,
+            vectors=4,
+        )
+
+
+def test_nothing_to_compare_is_refused():
+    with pytest.raises(ComparisonError, match=r"^uniform lsq at 0\.5, seed 1 is asked for twice$"):
+        ways_of([Method.UNIFORM], [Update.LSQ], None, [0.5], [1, 1])
