@@ -8,44 +8,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flexcim.commands import LOAD_FIELDS, RUN_FIELDS, ErrorKind
-from flexcim.config import SUM_BITS, MacroConfig
+from flexcim.config import MacroConfig
 from flexcim.files import write_text
-from flexcim.streams import MULT_BITS, SHIFT_BITS
+from hw.interface import describe, header
 from hw.macro import Macro
-from hw.ports import (
-    activation_layout,
-    constant_layout,
-    result_layout,
-    weight_layout,
-)
 from hw.shared_modules import SharedModules
 
-__all__ = ["LINT_WAIVERS", "GeneratedVerilog", "Port", "generate", "is_module_name", "macro_ports", "write_verilog"]
+__all__ = ["GeneratedVerilog", "generate", "is_module_name", "lint_waivers", "write_verilog"]
 
-LINT_WAIVERS = {
+_LINT_WAIVERS = {
     "CASEINCOMPLETE": "codes that select nothing keep the value assigned before the case",
     "DECLFILENAME": "all modules are in one file",
-    "PROCASSINIT": "registers have initial values, which FPGAs honour; generate with --no-init to leave them out",
     "UNUSEDSIGNAL": "Yosys keeps names for fields and intermediate values that nothing reads",
     "WIDTHEXPAND": "Yosys writes operands at their own width and leaves the extension to the language",
     "WIDTHTRUNC": "Yosys writes 'equal to zero' as a logical not, and takes the low bits of shifts",
 }
-"""What `verilator --lint-only -Wall` says of any Verilog that Yosys writes, each with why it is no finding."""
 
+_INIT_WAIVER = {
+    "PROCASSINIT": "registers have initial values, which FPGAs honour; generate with --no-init to leave them out"
+}
 
 _WAKE = r"\\\$wake "
 """The register on which Yosys makes combinational processes wait at time zero, as it is named here."""
-
-
-@dataclass(frozen=True)
-class Port:
-    """A port of the generated top module: its name, ``input`` or ``output``, its width in bits, and what it is."""
-
-    name: str
-    direction: str
-    width: int
-    meaning: str
 
 
 @dataclass(frozen=True)
@@ -59,7 +43,7 @@ class GeneratedVerilog:
     top : str
         Name of the top module.
     interface : dict
-        What the JSON beside it says: parameters, ports, payload fields, modes, errors, latency.
+        What the JSON beside it says (`hw.interface.describe`), and the lint waivers.
     """
 
     text: str
@@ -67,46 +51,15 @@ class GeneratedVerilog:
     interface: dict[str, Any]
 
 
-def macro_ports(config: MacroConfig) -> list[Port]:
-    """The ports of the macro in Verilog (docs/architecture.md, section 3.1)."""
+def lint_waivers(*, init: bool) -> dict[str, str]:
+    """What `verilator --lint-only -Wall` says of any Verilog that Yosys writes, each with why it is no finding.
 
-    def fields(widths: dict[str, int]) -> str:
-        return ", ".join(f"{name} {width}" for name, width in widths.items())
-
-    q, p, r = config.weight_port, config.activation_port, config.result_port
-    streams = [
-        ("load", "input", sum(LOAD_FIELDS.values()), f"fill a bank: {fields(dict(LOAD_FIELDS))}"),
-        ("run", "input", sum(RUN_FIELDS.values()), f"multiply vectors by a bank: {fields(dict(RUN_FIELDS))}"),
-        (
-            "weights",
-            "input",
-            weight_layout(config).size,
-            f"{q} cells of (weight {config.weight_bits}, offset {config.index_bits}), last 1",
-        ),
-        (
-            "activations",
-            "input",
-            activation_layout(config).size,
-            f"{p} elements of {config.activation_bits}, last 1",
-        ),
-        ("results", "output", result_layout(config).size, f"{r} elements of {SUM_BITS}, last 1"),
-    ]
-    if config.requantizer:
-        constants = f"{r} outputs of (mult {MULT_BITS}, shift {SHIFT_BITS}), last 1"
-        streams.insert(3, ("constants", "input", constant_layout(config).size, constants))
-    ports = [
-        Port("clk", "input", 1, "clock; everything happens on its rising edge"),
-        Port("rst", "input", 1, "synchronous reset, active high"),
-    ]
-    for name, direction, width, meaning in streams:
-        back = "output" if direction == "input" else "input"
-        ports += [
-            Port(f"{name}__payload", direction, width, meaning),
-            Port(f"{name}__valid", direction, 1, "the payload is there and stays until it is taken"),
-            Port(f"{name}__ready", back, 1, "the payload is taken at this edge, if valid"),
-        ]
-    ports.append(Port("error", "output", 4, "kind of the first error, sticky until reset; 0 when none"))
-    return ports
+    Parameters
+    ----------
+    init : bool
+        Whether registers have initial values.
+    """
+    return dict(sorted((_LINT_WAIVERS | (_INIT_WAIVER if init else {})).items()))
 
 
 def is_module_name(name: str) -> bool:
@@ -135,12 +88,11 @@ def generate(config: MacroConfig, name: str = "flexcim_macro", *, init: bool = T
     if not is_module_name(name):
         raise ValueError(f"a module's name must be a Verilog identifier, not {name!r}")
     shared = SharedModules(name)
-    macro = Macro(config)
-    shared.add(macro, name)
+    shared.add(Macro(config), name)
     text = _keep_module(_tidy(shared.verilog()), f"{name}_column")
     text = _without_initial_values(text, registers=not init)
-    interface = _interface(config, name, macro.latency)
-    return GeneratedVerilog(text=_header(interface) + text, top=name, interface=interface)
+    interface = describe(config, name, init=init) | {"lint_waivers": lint_waivers(init=init)}
+    return GeneratedVerilog(text=f"{header(interface)}\n{_waivers(init)}\n{text}", top=name, interface=interface)
 
 
 def write_verilog(verilog: GeneratedVerilog, folder: Path) -> tuple[Path, Path]:
@@ -181,49 +133,7 @@ def _without_initial_values(text: str, *, registers: bool) -> str:
     return re.sub(r"^(  reg (?:signed )?(?:\[[^\]]+\] )?\S+ ?) = [^;]+;$", r"\1;", text, flags=re.MULTILINE)
 
 
-def _interface(config: MacroConfig, name: str, latency: int) -> dict[str, Any]:
-    return {
-        "top": name,
-        "parameters": config.to_mapping(),
-        "ports": [vars(port) for port in macro_ports(config)],
-        "load_fields": dict(LOAD_FIELDS),
-        "run_fields": dict(RUN_FIELDS),
-        "patterns": {str(index): str(pattern) for index, pattern in enumerate(config.patterns)},
-        "errors": {str(int(kind)): kind.name.lower() for kind in ErrorKind},
-        "modes": [
-            {
-                "pattern": str(pattern),
-                "groups": groups,
-                "tile_inputs": config.tile_inputs(pattern, groups),
-                "tile_outputs": config.tile_outputs(groups),
-                "issue_cycles": config.issue_cycles(pattern),
-                "activation_beats": config.vector_beats(config.window(pattern, groups), config.rows),
-                "result_beats": config.result_beats(groups),
-            }
-            for pattern, groups in config.modes
-        ],
-        "weight_beats": config.weight_beats(config.rows),
-        "result_latency": latency,
-        "lint_waivers": LINT_WAIVERS,
-    }
-
-
-def _header(interface: dict[str, Any]) -> str:
-    """The comment at the top of the file, and the lint waivers."""
-    parameters = interface["parameters"] | {"patterns": " ".join(interface["parameters"]["patterns"])}
-    lines = [
-        f"{interface['top']}: a digital compute-in-memory macro for N:M sparse weights, generated by FlexCiM.",
-        "",
-        "Parameters",
-        *(f"  {key:<18} {value}" for key, value in parameters.items()),
-        "",
-        "Ports (payload fields from bit 0 up, with their widths; arrays with element 0 lowest)",
-        *(f"  {p['direction']:<6} {p['width']:>5}  {p['name']:<20} {p['meaning']}" for p in interface["ports"]),
-        "",
-        "Patterns of the run command: " + ", ".join(f"{i} = {p}" for i, p in interface["patterns"].items()),
-        "Error kinds: " + ", ".join(f"{i} = {kind}" for i, kind in interface["errors"].items()),
-        f"A vector's first result beat comes {interface['result_latency']} cycles after its last issue cycle.",
-    ]
-    comment = "".join(f"// {line}".rstrip() + "\n" for line in lines)
-    waivers = "".join(f"/* verilator lint_off {name} */ // {reason}\n" for name, reason in LINT_WAIVERS.items())
-    return f"{comment}\n{waivers}\n"
+def _waivers(init: bool) -> str:
+    """The waivers as comments for Verilator, a line for each."""
+    waivers = lint_waivers(init=init).items()
+    return "".join(f"/* verilator lint_off {name} */ // {reason}\n" for name, reason in waivers)
