@@ -294,6 +294,9 @@ def test_an_unknown_parameter_is_refused_with_a_suggestion():
     [
         ("rows = ", r"is no TOML \("),
         (b"\xff\xfe", r"is no TOML \("),
+        ("rows = " + "1" * 5000, r"is no TOML \(Exceeds the limit \(4300"),
+        ("rows = " + "[" * 5000, "is no TOML that can be read, its brackets are nested too deeply$"),
+        ("[macro]\nrows = 0x" + "f" * 5000, r"Exceeds the limit \(4300"),
         ("rows = 8", "unknown key 'rows'; a configuration has 'preset' and a table"),
         ("macro = 5", "macro must be a table, not 5"),
         ('preset = "boards"', "unknown preset 'boards'; known are flexcim, wide, two-lane,"),
