@@ -10,6 +10,7 @@ from rich.console import Console
 
 from flexcim.config import PRESETS, MacroConfig, preset
 from flexcim.errors import FlexCiMError
+from flexcim.files import named_folder
 
 __all__ = ["GenerateError", "generate"]
 
@@ -24,11 +25,13 @@ def generate(
         typer.Option(help='TOML file: an optional preset = "NAME", and a table "macro" of what differs from it.'),
     ] = None,
     preset_name: Annotated[
-        str, typer.Option("--preset", help=f"Without --config: one of {', '.join(PRESETS)}.")
-    ] = "flexcim",
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for NAME.v and NAME.json.")] = Path(
-        "build/rtl"
-    ),
+        str | None,
+        typer.Option("--preset", help=f"Without --config: one of {', '.join(PRESETS)}. [default: flexcim]"),
+    ] = None,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", parser=named_folder, metavar="FOLDER", help="Folder for NAME.v and NAME.json."),
+    ] = Path("build/rtl"),
     name: Annotated[str, typer.Option(help="Name of the top module, and prefix of all others.")] = "flexcim_macro",
     init: Annotated[
         bool, typer.Option(help="Write initial values of registers: FPGAs want them, ASIC flows do not.")
@@ -44,9 +47,11 @@ def generate(
     from hw.verilog import generate as generate_verilog
     from hw.verilog import is_module_name, write_verilog
 
+    if config is not None and preset_name is not None:
+        raise GenerateError("--config and --preset exclude each other: a configuration file can name its preset itself")
     if not is_module_name(name):
         raise GenerateError(f"--name must be a Verilog identifier, not {name!r}")
-    chosen = MacroConfig.from_toml(config) if config else preset(preset_name)
+    chosen = preset(preset_name or "flexcim") if config is None else MacroConfig.from_toml(config)
     try:
         source, description = write_verilog(generate_verilog(chosen, name, init=init), output)
     except OSError as error:

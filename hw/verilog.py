@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flexcim.config import MacroConfig
-from flexcim.files import write_text
+from flexcim.files import check_writable, write_text
 from hw.interface import describe, header
 from hw.macro import Macro
 from hw.shared_modules import SharedModules
@@ -96,9 +96,15 @@ def generate(config: MacroConfig, name: str = "flexcim_macro", *, init: bool = T
 
 
 def write_verilog(verilog: GeneratedVerilog, folder: Path) -> tuple[Path, Path]:
-    """Write ``<top>.v`` and ``<top>.json`` into the folder, each atomically; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write ``<top>.v`` and ``<top>.json`` into the folder, each atomically; returns their paths.
+
+    Raises
+    ------
+    OSError
+        If they cannot be written; where that is seen beforehand, neither is.
+    """
     source, description = folder / f"{verilog.top}.v", folder / f"{verilog.top}.json"
+    check_writable(source, description)
     write_text(source, verilog.text)
     write_text(description, json.dumps(verilog.interface, indent=2) + "\n")
     return source, description

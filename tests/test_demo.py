@@ -240,6 +240,11 @@ def test_the_command_refuses_bad_input(monkeypatch, capsys, tmp_path):
     capsys.readouterr()
     assert main(["demo", "--output", str(tmp_path / "file")]) == 2
     assert capsys.readouterr().err == f"flexcim: {tmp_path / 'file'}: cannot be written (File exists)\n"
+    (tmp_path / "report.md").mkdir()
+    assert main(["demo", "--output", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"flexcim: {tmp_path / 'report.md'}: cannot be written (Is a directory)\n"
+    assert main(["demo", "--output", ""]) == 2
+    assert "a folder must have a name, not ''" in capsys.readouterr().err
     monkeypatch.setattr("sim.demo.cli._MODELS", tmp_path / "nowhere")
     assert main(["demo"]) == 2
     assert "needs the repository's models" in capsys.readouterr().err

@@ -398,6 +398,14 @@ def test_generate_explains_itself(read):
         (["--config", "{tmp}/key.toml"], "{tmp}/key.toml: unknown parameter 'colums'; did you mean 'columns'\\?"),
         (["--preset", "bord"], f"unknown preset 'bord'; known are {', '.join(PRESETS)}"),
         (["--name", "a-b"], "--name must be a Verilog identifier, not 'a-b'"),
+        (
+            ["--config", "{tmp}/my.toml", "--preset", "nope"],
+            "--config and --preset exclude each other: a configuration file can name its preset itself",
+        ),
+        (
+            ["--output", ""],
+            "invalid value for '--output' / '-o': a folder must have a name, not ''; see 'flexcim generate --help'",
+        ),
         (["--name", ""], "--name must be a Verilog identifier, not ''"),
         (
             ["--config", "{tmp}/my.toml", "--output", "{tmp}/file"],
@@ -407,6 +415,10 @@ def test_generate_explains_itself(read):
             ["--config", "{tmp}/my.toml", "--output", "{tmp}/file/below"],
             "{tmp}/file/below: cannot be written (Not a directory)",
         ),
+        (
+            ["--config", "{tmp}/my.toml", "--output", "{tmp}/taken"],
+            f"{{tmp}}/taken/{TOP}.json: cannot be written (Is a directory)",
+        ),
     ],
 )
 def test_bad_input_is_answered_with_one_sentence(config, tmp_path, read, arguments, message):
@@ -414,11 +426,13 @@ def test_bad_input_is_answered_with_one_sentence(config, tmp_path, read, argumen
     (tmp_path / "rule.toml").write_text("[macro]\nsub_macros = 3\n")
     (tmp_path / "key.toml").write_text("[macro]\ncolums = 8\n")
     (tmp_path / "file").write_text("")
+    (tmp_path / "taken" / f"{TOP}.json").mkdir(parents=True)
     assert main(["generate", *(argument.replace("{tmp}", str(tmp_path)) for argument in arguments)]) == 2
     out, err = read()
     assert out == ""
     wanted = message.replace("{tmp}", re.escape(str(tmp_path))).replace("(", r"\(").replace(")", r"\)")
-    assert re.fullmatch(f"flexcim: {wanted}\n", err.replace("\n", "\n")), err
+    assert re.fullmatch(f"flexcim: {wanted}\n", err), err
+    assert [path.name for path in (tmp_path / "taken").iterdir()] == [f"{TOP}.json"], "nothing may be half written"
 
 
 def test_a_folder_that_may_not_be_written_is_named(config, tmp_path, read, monkeypatch):

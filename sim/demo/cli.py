@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Column, Table
 
+from flexcim.files import named_folder
+
 if TYPE_CHECKING:
     from sim.demo.report import Report
     from sim.demo.tables import TextTable
@@ -30,7 +32,9 @@ _PIPED_WIDTH = 120
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("build/demo"),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", parser=named_folder, metavar="FOLDER", help="Folder to write.")
+    ] = Path("build/demo"),
     sparsity: Annotated[float, typer.Option(min=0, max=1, help="Least share of the weights to drop.")] = 0.6,
     seed: Annotated[int, typer.Option(help="Seed of the calibration samples.")] = 0,
     layers: Annotated[int, typer.Option(min=1, help="Layers of each model to simulate.")] = 4,
