@@ -14,7 +14,8 @@ import pytest
 
 from flexcim.cli import main
 from flexcim.commands import ErrorKind
-from flexcim.config import PRESETS, MacroConfig
+from flexcim.config import PRESETS, SUM_BITS, MacroConfig
+from flexcim.cycles import result_entries
 from hw.interface import macro_ports
 from hw.verilog import GeneratedVerilog, generate, lint_waivers, write_verilog
 from sim.bench import simulators
@@ -167,6 +168,34 @@ def test_there_are_as_many_instances_as_parts(name):
     assert count("window_store", f"{TOP}_activation_buffer") == config.rows
     if config.requantizer:
         assert count("requantizer_lane", f"{TOP}_requantizer") == config.result_port
+
+
+@for_each_instance
+def test_the_memories_are_those_of_the_contract(name):
+    """The table of docs/architecture.md, section 3.1: names, words and bits."""
+    config = INSTANCES[name]
+    beats = max(config.result_beats(groups) for _, groups in config.modes)
+    row_bits = (config.rows - 1).bit_length()
+    depth = config.accumulator_depth // config.sub_macros
+    entries = result_entries(config)
+    expected = {
+        (f"{TOP}_column", "storage"): (config.banks << row_bits, config.cell_bits),
+        (f"{TOP}_result_lane", "entries"): (entries, SUM_BITS * beats),
+        **{
+            (rf"\{TOP}_accumulator_column.memory", f"bank_{bank}"): (depth, SUM_BITS)
+            for bank in range(config.sub_macros)
+        },
+    }
+    if config.requantizer:
+        for bank in range(config.banks):
+            expected[f"{TOP}_requantizer", f"constants_{bank}"] = (beats, 22 * config.result_port)
+    found = {
+        (module, memory): (int(last_word) + 1, int(last_bit) + 1)
+        for module, text in modules_of(generated(name).text).items()
+        for last_bit, memory, last_word in re.findall(r"^  reg \[(\d+):0\] (\S+) \[(\d+):0\];", text, re.MULTILINE)
+    }
+    assert found.pop((f"{TOP}_result_buffer", "vectors"))[0] == entries
+    assert found == expected
 
 
 @pytest.mark.parametrize("name", ["small flexcim", "default"])
