@@ -223,6 +223,7 @@ def test_the_command_prints_and_writes_the_report(command, tmp_path):
     assert "1.up_proj" in out
     assert "3.50" in out
     assert "the first step" in err
+    assert [line for line in out.splitlines() if line != line.rstrip()] == []
     assert (tmp_path / "out" / "report.md").exists()
 
 

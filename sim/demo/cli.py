@@ -111,7 +111,10 @@ def _show(report: Report) -> None:
         console.width = _PIPED_WIDTH
     layers = [layer_table(report, model) for model in report.models]
     for table in (*layers, *rtl_tables(report), model_table(report)):
-        console.print(_rich(table))
+        with console.capture() as capture:
+            console.print(_rich(table))
+        # Tables without a right edge pad their lines, which a log keeps.
+        print("\n".join(line.rstrip() for line in capture.get().split("\n")), end="")
 
 
 def _rich(table: TextTable) -> Table:
