@@ -23,8 +23,13 @@ from flexcim.config import PRESETS, MacroConfig
 
 WING = '''
 """A stand-in for a wing's command line."""
+import time
 import typer
 from flexcim.errors import FlexCiMError
+
+class Interrupted:
+    def __del__(self):
+        raise KeyboardInterrupt
 
 def work(count: int = typer.Option(1, help="How many."), fail: str = ""):
     """Do some work."""
@@ -32,6 +37,9 @@ def work(count: int = typer.Option(1, help="How many."), fail: str = ""):
         raise FlexCiMError("layer 'q_proj' has 3 weights too many")
     if fail == "interrupt":
         raise KeyboardInterrupt
+    if fail == "interrupt in a destructor":
+        Interrupted()
+        time.sleep(10)
     if fail == "bug":
         raise RuntimeError("a bug")
     if fail == "exit":
@@ -103,8 +111,12 @@ def test_a_users_error_is_one_sentence(wing, read):
     assert read() == ["", "flexcim: layer 'q_proj' has 3 weights too many\n"]
 
 
-def test_an_interrupt_is_said(wing, read):
-    assert main(["work", "--fail", "interrupt"]) == 130
+@pytest.mark.parametrize("where", ["interrupt", "interrupt in a destructor"])
+def test_an_interrupt_is_said(wing, read, where):
+    """Python drops what is raised in a destructor, and Amaranth has many."""
+    hook = sys.unraisablehook
+    assert main(["work", "--fail", where]) == 130
+    assert sys.unraisablehook is hook
     assert read() == ["", "flexcim: interrupted\n"]
 
 

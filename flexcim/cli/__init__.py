@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0; 2 for bad input or an output that cannot be written, whose one sentence goes to the standard
         error; 130 after Ctrl-C.
     """
+    hook = sys.unraisablehook
+    sys.unraisablehook = _interrupt_again
     try:
         from flexcim.cli.command import SUBCOMMANDS, carry_out
 
@@ -40,3 +42,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.simplefilter("ignore")
         print("flexcim: interrupted", file=sys.stderr)
         return _INTERRUPTED
+    finally:
+        sys.unraisablehook = hook
+
+
+def _interrupt_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """Answer an exception that Python drops since it came in a destructor; an interrupt must not be lost like that."""
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+        return
+    import signal
+    import threading
+
+    # Not at once, which would be in the destructor still.
+    main_thread = threading.main_thread().ident
+    threading.Timer(0.01, signal.pthread_kill, (main_thread, signal.SIGINT)).start()
