@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -21,7 +21,17 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["DEFAULT_PATTERNS", "PRESETS", "SUM_BITS", "ConfigError", "MacroConfig", "preset"]
+__all__ = [
+    "DEFAULT_PATTERNS",
+    "PRESETS",
+    "SUM_BITS",
+    "ConfigError",
+    "MacroConfig",
+    "ceil_div",
+    "preset",
+    "read_toml",
+    "unknown_parameter",
+]
 
 SUM_BITS = 32
 """Width of a sum in the accumulator's memory and of a result element, in bits."""
@@ -41,6 +51,32 @@ DEFAULT_PATTERNS = _patterns("1:1 4:5 4:6 4:7 4:8 4:9 4:10 4:11 2:4 2:8 1:2 1:4"
 
 def _is_power_of_two(value: int) -> bool:
     return value > 0 and value & (value - 1) == 0
+
+
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The document of a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read or is no TOML; the message names it.
+    """
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: is no TOML that can be read, its brackets are nested too deeply") from None
+    except ValueError as error:  # no TOML, no UTF-8, or an integer of thousands of digits
+        raise ConfigError(f"{path}: is no TOML ({error})") from None
+
+
+def unknown_parameter(key: str, known: Sequence[str]) -> ConfigError:
+    """The error that names a parameter which there is not, and the one that was probably meant."""
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+    return ConfigError(f"unknown parameter {key!r}{hint}")
 
 
 def ceil_div(dividend: int, divisor: int) -> int:
@@ -309,9 +345,7 @@ class MacroConfig:
         known = [field.name for field in fields(cls)]
         for key in values:
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
-                raise ConfigError(f"unknown parameter {key!r}{hint}")
+                raise unknown_parameter(key, known)
         given = dict(values)
         base = base or cls()
         # Without this, a base's weight_port (which followed its columns) would outlive a change of columns.
@@ -331,15 +365,7 @@ class MacroConfig:
         ConfigError
             If the file cannot be read, is no TOML, or breaks a rule; the message names the file.
         """
-        try:
-            with open(path, "rb") as file:
-                document = tomllib.load(file)
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-        except RecursionError:
-            raise ConfigError(f"{path}: is no TOML that can be read, its brackets are nested too deeply") from None
-        except ValueError as error:  # no TOML, no UTF-8, or an integer of thousands of digits
-            raise ConfigError(f"{path}: is no TOML ({error})") from None
+        document = read_toml(path)
         try:
             unknown = sorted(set(document) - {"preset", "macro"})
             if unknown:

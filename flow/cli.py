@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +14,15 @@ from rich.table import Column, Table
 
 from flexcim.config import MacroConfig, preset
 from flexcim.errors import FlexCiMError
-from flow.options import DEFAULT_LENGTH, DEFAULT_SAMPLES, ActivationScale
+from flow.options import (
+    DEFAULT_LENGTH,
+    DEFAULT_SAMPLES,
+    ActivationScale,
+    Granularity,
+    Method,
+    Score,
+    Update,
+)
 
 if TYPE_CHECKING:
     from flow.result import PruneResult
@@ -32,33 +39,57 @@ class OptionError(FlexCiMError):
 
 def prune(
     model: Annotated[Path, typer.Argument(help="Local folder of a checkpoint in Hugging Face format.")],
-    sparsity: Annotated[float, typer.Option(help="Least share of the block layers' weights to drop, 0 to 1.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; an earlier result is replaced.")],
+    sparsity: Annotated[
+        float | None, typer.Option(help="Least share of the block layers' weights to drop, 0 to 1.")
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of --sparsity: cycles=0.5 or bytes=0.5, at most half of what the dense model takes."
+        ),
+    ] = None,
+    vectors: Annotated[int, typer.Option(help="Vectors that a budget of cycles is counted for.")] = 64,
+    method: Annotated[Method, typer.Option(help="Who chooses the patterns.")] = Method.FLOW,
+    score: Annotated[
+        Score | None, typer.Option(help="What masks are chosen by. \\[default: obs for flow, else wanda]")
+    ] = None,
+    update: Annotated[
+        Update | None, typer.Option(help="What happens to the kept weights. \\[default: lsq for flow, else none]")
+    ] = None,
+    granularity: Annotated[
+        Granularity | None,
+        typer.Option(help="What gets a pattern of its own. \\[default: block for paper, else layer]"),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration of the macro, a TOML file.")] = None,
     preset_name: Annotated[
-        str | None, typer.Option("--preset", help="Name of a configuration, see flexcim presets. [default: flexcim]")
+        str | None, typer.Option("--preset", help="Name of a configuration, see flexcim presets. \\[default: flexcim]")
     ] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="UTF-8 text to calibrate on. [default: the repository's]")
+        Path | None, typer.Option(help="UTF-8 text to calibrate on. \\[default: the repository's]")
     ] = None,
     evaluate: Annotated[Path | None, typer.Option(help="UTF-8 text to measure bits per byte on.")] = None,
     samples: Annotated[int, typer.Option(help="Calibration samples.")] = DEFAULT_SAMPLES,
     length: Annotated[
         int | None,
         typer.Option(
-            help=f"Tokens of a sample and of an evaluation window. [default: {DEFAULT_LENGTH}, or the model's context]"
+            help="Tokens of a sample and of an evaluation window. "
+            f"\\[default: {DEFAULT_LENGTH}, or the model's context]"
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the calibration samples' places in the text.")] = 0,
+    stride: Annotated[
+        int | None, typer.Option(help="Tokens from one evaluation window to the next. \\[default: the length]")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the calibration samples' places in the text.")] = 0,
     activations: Annotated[
         ActivationScale, typer.Option(help="Scale of the activations: of each token, or of the layer's tensor.")
     ] = ActivationScale.TOKEN,
     device: Annotated[
         str | None,
-        typer.Option(help="Where blocks are computed, such as cpu or cuda:0. [default: cuda if there is one]"),
+        typer.Option(help="Where blocks are computed, such as cpu or cuda:0. \\[default: cuda if there is one]"),
     ] = None,
 ) -> None:
-    """Prune a model with FLOW and pack it for a macro.
+    """Prune a model and pack it for a macro.
 
     Takes causal language models, masked ones such as BERT, and image classifiers such as ViT, whose calibration is a
     safetensors file with pixel_values [images, channels, height, width].
@@ -77,6 +108,7 @@ def prune(
         calibration = _SHIPPED_TEXT
 
     # torch and transformers take seconds to import; --help and mistyped options need neither.
+    from flow.budgets import parse_budget
     from flow.run import prune_to
 
     with _progress() as progress:
@@ -84,11 +116,17 @@ def prune(
             output,
             model,
             sparsity=sparsity,
+            budget=None if budget is None else parse_budget(budget, macro, vectors),
+            method=method,
+            score=score,
+            update=update,
+            granularity=granularity,
             config=macro,
             calibration_text=calibration,
             evaluation_text=evaluate,
             samples=samples,
             length=length,
+            stride=stride,
             seed=seed,
             activations=activations,
             device=device,
@@ -113,27 +151,24 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _show(result: PruneResult) -> None:
-    """Print the plan, block by block, and what it achieved."""
+    """Print the plan and what it achieved."""
     samples, *shape = result.samples.shape
     kind = f"samples of {shape[0]} tokens" if len(shape) == 1 else f"images of {' x '.join(map(str, shape))}"
     print(f"seed {result.seed}: {samples} calibration {kind}")
-    table = Table(Column("block", overflow="fold"), "pattern", "sparsity", "layers", "tiles", "O'", "D'", "cost")
-    for name, group in groupby(result.layers, key=lambda layer: layer.block.name):
-        layers = list(group)
-        choice = layers[0].choice
-        zeros = sum(layer.zeros for layer in layers)
+    print(f"method {result.method.value}: {result.selection.assignment.method}, {result.treatment}")
+    table = Table(Column("layer", overflow="fold"), "pattern", "sparsity", "tiles", Column("cost", justify="right"))
+    for layer in result.layers:
         table.add_row(
-            name,
-            str(choice.pattern),
-            f"{zeros / sum(layer.size for layer in layers):.2%}",
-            str(len(layers)),
-            str(sum(len(layer.tiling.tiles) for layer in layers)),
-            f"{choice.outliers:.3f}",
-            f"{choice.clustering:.3f}",
-            f"{choice.cost:.2f}",
+            layer.name,
+            str(layer.pattern),
+            f"{layer.sparsity:.2%}",
+            str(len(layer.tiling.tiles)),
+            f"{layer.choice.cost:.3g}",
         )
     Console().print(table)
-    print(f"sparsity: {result.sparsity:.2%} of the weights are zero, {result.target:.2%} were asked for")
+    for name, loss in sorted(result.selection.trials.items(), key=lambda trial: trial[1]):
+        print(f"tried {name}: {loss:.4f} nats per token of calibration text")
+    print(f"sparsity: {result.sparsity:.2%} of the weights are zero, asked for was {result.budget}")
     if result.evaluations is not None:
         dense, pruned, quantized = (
             getattr(result.evaluations, name).bits_per_byte for name in ("dense", "pruned", "quantized")

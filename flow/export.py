@@ -50,7 +50,7 @@ def pack_one(layer: PrunedLayer) -> PackedLayer:
 
 def pack(result: PruneResult) -> PackedModel:
     """All layers as they are loaded into the macro; each is packed when it is asked for."""
-    metadata = {"model": result.checkpoint.name, "target": result.target, "sparsity": result.sparsity}
+    metadata = {"model": result.checkpoint.name, "budget": str(result.budget), "sparsity": result.sparsity}
     return PackedModel(result.config, metadata, _PackedLayers(result.layers))
 
 
@@ -83,9 +83,14 @@ def plan(result: PruneResult) -> str:
     # JSON's strings and numbers, as they occur here, are TOML's as well.
     lines = [
         f"model = {json.dumps(result.checkpoint.name)}",
-        f"target = {json.dumps(result.target)}",
+        f"budget = {json.dumps(str(result.budget))}",
+        f"method = {json.dumps(result.method.value)}",
+        f"score = {json.dumps(result.treatment.score.value)}",
+        f"update = {json.dumps(result.treatment.update.value)}",
         f"sparsity = {json.dumps(result.sparsity)}",
     ]
+    if result.target is not None:
+        lines.insert(1, f"target = {json.dumps(result.target)}")
     for layer in result.layers:
         lines += [
             "",
@@ -106,7 +111,12 @@ def report(result: PruneResult) -> dict[str, Any]:
         "model": result.checkpoint.name,
         "target": result.target,
         "sparsity": result.sparsity,
-        "objective": result.selection.objective,
+        "budget": str(result.budget),
+        "method": result.method.value,
+        "score": result.treatment.score.value,
+        "update": result.treatment.update.value,
+        "objective": result.selection.assignment.objective,
+        "trials": result.selection.trials,
         "calibration": {
             "samples": len(result.samples),
             "length": result.samples.shape[1] if result.samples.ndim == 2 else None,
@@ -116,7 +126,7 @@ def report(result: PruneResult) -> dict[str, Any]:
         if evaluations is None
         else {name: _evaluation(getattr(evaluations, name)) for name in ("dense", "pruned", "quantized")},
         "config": result.config.to_mapping(),
-        "layers": [_layer(layer) for layer in result.layers],
+        "layers": [_layer(layer, result.damping[layer.name]) for layer in result.layers],
     }
 
 
@@ -129,7 +139,7 @@ def _evaluation(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _layer(layer: PrunedLayer) -> dict[str, Any]:
+def _layer(layer: PrunedLayer, damping: float | None) -> dict[str, Any]:
     scale = layer.activation_scale
     return {
         "name": layer.name,
@@ -139,6 +149,7 @@ def _layer(layer: PrunedLayer) -> dict[str, Any]:
         "sparsity": layer.sparsity,
         "cost": layer.choice.cost,
         "why": layer.choice.reason,
+        "damping": damping,
         "groups": layer.tiling.groups,
         "groups_why": layer.tiling.reason,
         "tiles": len(layer.tiling.tiles),

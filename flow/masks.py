@@ -10,6 +10,12 @@ from flexcim.pattern import Pattern
 
 __all__ = ["kept_weights", "nm_mask"]
 
+_RANKED = 16
+"""Largest m for which all pairs of a block are compared; longer blocks are sorted."""
+
+_CHUNK = 1 << 14
+"""Blocks that are ranked at once: few enough to stay in the caches."""
+
 
 def nm_mask(scores: Tensor, pattern: Pattern) -> Tensor:
     """Keep the n largest scores of each block of m consecutive inputs, for each output on its own (Wanda's N:M rule).
@@ -36,18 +42,43 @@ def nm_mask(scores: Tensor, pattern: Pattern) -> Tensor:
     """
     if scores.ndim != 2:
         raise ValueError(f"scores must be [outputs, inputs], not of shape {list(scores.shape)}")
-    if scores.isnan().any():
+    # The sum is NaN if a score is, and takes an eighth of the time of asking each; infinities can make it one as well.
+    if scores.sum().isnan() and scores.isnan().any():
         raise ValueError("scores must not hold NaN, which has no rank")
     if pattern.is_dense:
         return torch.ones_like(scores, dtype=torch.bool)
     outputs, inputs = scores.shape
-    # The padding loses to every real score, so that the last block's n go to its r inputs first.
-    padded = pad(scores.float(), (0, -inputs % pattern.m), value=-torch.inf)
-    blocks = padded.view(outputs, -1, pattern.m)
-    # topk leaves the order of equal scores open; a stable sort keeps the lowest index first.
-    order = blocks.sort(dim=-1, descending=True, stable=True).indices
-    mask = torch.zeros_like(blocks, dtype=torch.bool).scatter_(-1, order[..., : pattern.n], True)
+    scores = scores.float()
+    if inputs % pattern.m:
+        # The padding loses to every real score, so that the last block's n go to its r inputs first.
+        scores = pad(scores, (0, -inputs % pattern.m), value=-torch.inf)
+    blocks = scores.reshape(-1, pattern.m)
+    mask = torch.zeros_like(blocks, dtype=torch.bool)
+    if pattern.m > _RANKED:
+        # topk leaves the order of equal scores open; a stable sort keeps the lowest index first.
+        order = blocks.sort(dim=-1, descending=True, stable=True).indices
+        mask.scatter_(-1, order[..., : pattern.n], True)
+    else:
+        for chunk, kept in zip(blocks.split(_CHUNK), mask.split(_CHUNK), strict=True):
+            kept.copy_((_ranks(chunk) < pattern.n).T)
     return mask.view(outputs, -1)[:, :inputs]
+
+
+def _ranks(blocks: Tensor) -> Tensor:
+    """How many scores of its block each score loses to, [m, blocks], uint8; of equal scores the first one wins.
+
+    Comparing all pairs takes m * (m - 1) / 2 comparisons of a score, but they run over long vectors, where a sort of m
+    numbers is a branch at each step.
+    """
+    ordered = blocks.T.contiguous()
+    last = len(ordered) - 1
+    # As if each lost to all that come after it; a win over one of them takes that back, and is a loss of the other.
+    ranks = torch.arange(last, -1, -1, dtype=torch.uint8, device=ordered.device)[:, None].repeat(1, ordered.shape[1])
+    for distance in range(1, last + 1):
+        wins = (ordered[:-distance] >= ordered[distance:]).view(torch.uint8)
+        ranks[distance:] += wins
+        ranks[:-distance] -= wins
+    return ranks
 
 
 def kept_weights(outputs: int, inputs: int, pattern: Pattern) -> int:

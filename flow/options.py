@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from enum import Enum
 
-__all__ = ["BATCH_IMAGES", "BATCH_TOKENS", "DEFAULT_LENGTH", "DEFAULT_SAMPLES", "ActivationScale"]
+__all__ = [
+    "BATCH_IMAGES",
+    "BATCH_TOKENS",
+    "DEFAULT_LENGTH",
+    "DEFAULT_SAMPLES",
+    "GUARD_SAMPLES",
+    "ActivationScale",
+    "Granularity",
+    "Method",
+    "Score",
+    "Update",
+]
 
 BATCH_TOKENS = 1024
 """Tokens that pass a model at once: enough to keep a CPU's matrix products busy; more only leaves the caches."""
@@ -14,6 +25,9 @@ BATCH_IMAGES = 4
 
 DEFAULT_SAMPLES = 32
 """Calibration samples."""
+
+GUARD_SAMPLES = 32
+"""Most samples that whole pruned models are compared on."""
 
 DEFAULT_LENGTH = 512
 """Tokens of a sample and of an evaluation window, unless the model's context is shorter."""
@@ -32,3 +46,47 @@ class ActivationScale(str, Enum):
 
     TENSOR = "tensor"
     """One for all tokens, from the largest magnitude that the calibration saw."""
+
+
+class Method(str, Enum):
+    """Who chooses the patterns (flow.selectors)."""
+
+    FLOW = "flow"
+    """Ours: what each pattern costs in loss is measured, an exact knapsack chooses, and the choice is refined."""
+
+    PAPER = "paper"
+    """The published objective (arXiv 2504.14365), solved exactly."""
+
+    UNIFORM = "uniform"
+    """One pattern for all, or a mix of the two neighbours in layer order."""
+
+    OWL = "owl"
+    """Outlier-weighed n at one m (arXiv 2310.05175)."""
+
+
+class Score(str, Enum):
+    """How important a weight is (flow.scores)."""
+
+    MAGNITUDE = "magnitude"
+    WANDA = "wanda"
+    RIA = "ria"
+    OBS = "obs"
+    """What dropping it costs when others make up for it; with an update the masks are chosen during the sweep."""
+
+
+class Update(str, Enum):
+    """How the kept weights make up for the dropped ones (flow.updates)."""
+
+    NONE = "none"
+    LSQ = "lsq"
+    """Exact least squares for each output."""
+
+    OBS = "obs"
+    """SparseGPT's sweep: each dropped weight is made up for by later ones; faster for wide layers."""
+
+
+class Granularity(str, Enum):
+    """What gets a pattern of its own."""
+
+    LAYER = "layer"
+    BLOCK = "block"

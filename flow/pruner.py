@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -12,24 +13,32 @@ from torch import Tensor
 
 from flexcim.config import PRESETS, MacroConfig
 from flexcim.errors import FlexCiMError
-from flexcim.pattern import Pattern
 from flexcim.tiling import tile_layer
 from flow.blocks import Block, LinearLayer
+from flow.budgets import Budget, SparsityBudget, pose
 from flow.checkpoint import Checkpoint, load_checkpoint
+from flow.choosing import Evidence, Selection, choose, default_granularity
 from flow.evaluation import Evaluation, evaluate_blocks
 from flow.images import draw_images, read_images
 from flow.journal import Journal
-from flow.masks import nm_mask
-from flow.options import DEFAULT_LENGTH, DEFAULT_SAMPLES, ActivationScale
-from flow.outliers import find_outliers
+from flow.options import (
+    DEFAULT_LENGTH,
+    DEFAULT_SAMPLES,
+    GUARD_SAMPLES,
+    ActivationScale,
+    Granularity,
+    Method,
+    Score,
+    Update,
+)
 from flow.quantization import activation_scale
 from flow.quiet import quiet
 from flow.result import Evaluations, PrunedLayer, PruneResult, quantized
-from flow.scores import wanda_scores
-from flow.selection import BlockFacts, Choice, check_target, select
+from flow.selectors import Choice, candidates, units_of
 from flow.statistics import InputStatistics
 from flow.stream import BlockStream
-from flow.text import draw_samples, read_text, tokenize
+from flow.text import check_unseen, draw_samples, read_text, set_apart, tokenize
+from flow.treatment import default_treatment, prune_block
 
 __all__ = ["Progress", "PruneError", "prune"]
 
@@ -45,46 +54,66 @@ class PruneError(FlexCiMError):
 def prune(
     model_path: str | os.PathLike[str],
     *,
-    sparsity: float,
+    sparsity: float | None = None,
+    budget: Budget | None = None,
     calibration_text: str | os.PathLike[str],
     evaluation_text: str | os.PathLike[str] | None = None,
     config: MacroConfig = PRESETS["flexcim"],
+    method: Method = Method.FLOW,
+    score: Score | None = None,
+    update: Update | None = None,
+    granularity: Granularity | None = None,
     samples: int = DEFAULT_SAMPLES,
     length: int | None = None,
+    stride: int | None = None,
     seed: int = 0,
     activations: ActivationScale = ActivationScale.TOKEN,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
     journal: Journal | None = None,
 ) -> PruneResult:
-    """Prune a model with FLOW, for one macro.
+    """Prune a model for one macro.
 
-    The calibration samples pass the dense model, whose scores give each block's outliers; the integer program then
-    chooses a pattern for each block that the macro's menu has. A second pass prunes block by block: a block is scored
-    on the outputs of the pruned blocks before it, masked, and run again. Nothing is retrained.
+    The calibration samples pass the dense model; the method then chooses a pattern that the macro's menu has for each
+    layer, or block. A second pass prunes block by block: a block is measured on the outputs of the pruned blocks before
+    it, masked, its kept weights updated, and run again. Nothing is retrained.
 
     With a journal the model's blocks are in memory one at a time, and pruned ones are stored in the journal's folder;
-    without one the whole model is in memory, and nothing is written.
+    without one the whole model is in memory, and nothing is written. `Method.FLOW` has the whole model in memory while
+    it chooses, under every pattern of the menu.
 
     Parameters
     ----------
     model_path : path
         Local folder of a checkpoint in Hugging Face format.
-    sparsity : float
-        Least share of the block layers' weights to drop, 0 to 1.
+    sparsity : float, optional
+        Least share of the block layers' weights to drop, 0 to 1; short for a `SparsityBudget`.
+    budget : Budget, optional
+        What limits the choice; either this or ``sparsity``.
     calibration_text : path
         UTF-8 file to take the calibration samples from; for a model of images a safetensors file with ``pixel_values``
-        [images, channels, height, width], floating.
+        [images, channels, height, width], floating. `Method.FLOW` sets an eighth of the text apart, to compare whole
+        pruned models on.
     evaluation_text : path, optional
-        UTF-8 file to measure bits per byte on.
+        UTF-8 file to measure bits per byte on; it must share no long passage with the calibration text.
     config : MacroConfig
         The macro: its menu, and the widths of weights and activations.
+    method : Method
+        Who chooses the patterns.
+    score : Score, optional
+        What masks are chosen by; by default `Score.OBS` for `Method.FLOW`, and `Score.WANDA` for the others.
+    update : Update, optional
+        What happens to the kept weights; by default `Update.LSQ` for `Method.FLOW`, and nothing for the others.
+    granularity : Granularity, optional
+        What gets a pattern of its own; by default each block for `Method.PAPER`, and each layer for the others.
     samples : int
         Calibration samples.
     length : int, optional
         Tokens of a sample and of an evaluation window; by default 512, or the model's context if that is shorter.
+    stride : int, optional
+        Tokens from one evaluation window to the next; by default the length.
     seed : int
-        Seed of the samples' places.
+        Seed of the samples' places, and of the labels that `Method.FLOW` draws.
     activations : ActivationScale
         Whether each token gets its own scale or each layer one from the calibration.
     device : torch.device or str
@@ -99,16 +128,24 @@ def prune(
     FlexCiMError
         If the checkpoint, a text or an option cannot be used; the message is one sentence.
     """
+    budget = _one_budget(sparsity, budget)
+    treatment = default_treatment(method, score, update)
     evaluation = None if evaluation_text is None else read_text(evaluation_text)
     steps = _Steps(progress)
     steps.begin("loading the model")
     checkpoint = load_checkpoint(model_path, streamed=journal is not None, device=device)
     model, blocks = checkpoint.model, checkpoint.blocks
-    check_target([_shapes(block) for block in blocks], sparsity, config.patterns)
+    _check_can_predict(checkpoint, method, evaluation)
+    by_block = (granularity or default_granularity(method)) is Granularity.BLOCK
+    units = units_of(
+        [(block.name, [(layer.name, layer.shape) for layer in block.layers]) for block in blocks], by_block=by_block
+    )
+    menu = candidates(config.patterns) if method is Method.PAPER else config.patterns
+    problem = pose(units, menu, budget)
     length = _window(checkpoint, length)
-    windows = _samples(checkpoint, calibration_text, samples, length, seed)
-    if evaluation is not None and not model.can_generate():
-        raise PruneError(f"{checkpoint.name} does not predict the next token, so it cannot be evaluated on a text")
+    windows, apart = _samples(checkpoint, calibration_text, samples, length, seed, guarded=method is Method.FLOW)
+    if evaluation is not None:
+        check_unseen(read_text(calibration_text), evaluation)
     once = _ask if journal is None else journal.once
     evaluations: dict[str, Evaluation] = {}
 
@@ -121,48 +158,75 @@ def prune(
         tokens, size = _tokens(evaluation, checkpoint), len(evaluation.encode())
         found = once(
             f"evaluation-{name}",
-            lambda: evaluate_blocks(model, blocks, tokens, size, length, during=during).to_mapping(),
+            lambda: evaluate_blocks(model, blocks, tokens, size, length, stride, during).to_mapping(),
         )
         evaluations[name] = Evaluation.from_mapping(found)
 
     steps.total = 2 + len(blocks) + (0 if evaluation is None else 3)
     measure("dense")
-    steps.begin("looking for outliers")
-    stream = BlockStream(model, blocks, windows)
-    prunable = [block for block in blocks if block.layers]
-    facts = once("facts", lambda: [_facts(block, stream.dense) for block in prunable])
-    selection = select(
-        [BlockFacts(share, locality, _shapes(block)) for block, (share, locality) in zip(prunable, facts, strict=True)],
-        sparsity,
-        config.patterns,
-    )
-    choices = dict(zip(prunable, selection.choices, strict=True))
+    steps.begin("choosing the patterns")
+    guarded = method is Method.FLOW
+    stream = BlockStream(model, blocks, windows, moments=guarded and treatment.needs_moments)
+    by_name = {layer.name: layer for block in blocks for layer in block.layers}
+    block_of = {layer.name: block for block in blocks for layer in block.layers}
+
+    def select() -> dict[str, Any]:
+        evidence = Evidence(
+            model=model,
+            units=tuple(tuple(by_name[name] for name in unit.layers) for unit in units),
+            dense={} if method is Method.UNIFORM else stream.dense,
+            treatment=treatment,
+            samples=windows,
+            guard=apart,
+            seed=seed,
+            loaded=lambda layer: block_of[layer.name].loaded(),
+        )
+        return choose(method, problem, evidence).to_mapping()
+
+    selection = Selection.from_mapping(once("selection", select))
+    stream.forget()
+    choices = {
+        name: choice for unit, choice in zip(units, selection.assignment.choices, strict=True) for name in unit.layers
+    }
     layers: list[PrunedLayer] = []
+    damping: dict[str, float | None] = {}
     for index, block in enumerate(blocks):
         steps.begin(f"pruning block {index + 1} of {len(blocks)}")
-        choice = choices.get(block)
         stored = journal is not None and checkpoint.recover(block, journal.shards)
         with block.loaded():
-            if choice is not None and not stored:
-                _prune_block(block, choice.pattern, stream.measure())
+            found: dict[str, float | None] = {}
+            if block.layers and not stored:
+                found = prune_block(block, choices, treatment, stream.measure(moments=treatment.needs_moments))
                 checkpoint.settle(block)
-                if journal is not None:
-                    checkpoint.store(block, journal.shards)
+            # Noted before the block is stored, so that it is there for the process that finds the block stored.
+            damping |= once(f"damping-{index}", partial(dict, found))
+            if block.layers and not stored and journal is not None:
+                checkpoint.store(block, journal.shards)
             seen = stream.advance()
-            if choice is not None:
-                layers += [_pruned_layer(layer, block, choice, config, seen, activations) for layer in block.layers]
+            layers += [
+                _pruned_layer(layer, block, choices[layer.name], config, seen, activations) for layer in block.layers
+            ]
     measure("pruned")
     measure("quantized", lambda block: quantized(layer for layer in layers if layer.block is block))
     return PruneResult(
         checkpoint=checkpoint,
         config=config,
-        target=sparsity,
+        budget=budget,
+        method=method,
+        treatment=treatment,
+        damping=damping,
         seed=seed,
         samples=windows,
         selection=selection,
         layers=tuple(layers),
         evaluations=Evaluations(**evaluations) if evaluations else None,
     )
+
+
+def _one_budget(sparsity: float | None, budget: Budget | None) -> Budget:
+    if (sparsity is None) == (budget is None):
+        raise PruneError("either a sparsity or a budget must be given, and not both")
+    return SparsityBudget(sparsity) if sparsity is not None else budget  # type: ignore[return-value]
 
 
 def _ask(name: str, find: Callable[[], Any]) -> Any:
@@ -195,13 +259,35 @@ def _window(checkpoint: Checkpoint, length: int | None) -> int:
     return length
 
 
-def _samples(checkpoint: Checkpoint, path: str | os.PathLike[str], samples: int, length: int, seed: int) -> Tensor:
-    """What the model is calibrated on: windows of a text, or images."""
+def _check_can_predict(checkpoint: Checkpoint, method: Method, evaluation: str | None) -> None:
+    """PruneError if something is asked for that needs the loss of the next token, and the model predicts none."""
+    if checkpoint.model.can_generate():
+        return
+    if evaluation is not None:
+        raise PruneError(f"{checkpoint.name} does not predict the next token, so it cannot be evaluated on a text")
+    if method is Method.FLOW:
+        others = ", ".join(other.value for other in Method if other is not Method.FLOW)
+        raise PruneError(
+            f"{checkpoint.name} does not predict the next token, whose loss method flow is guided by; use {others}"
+        )
+
+
+def _samples(
+    checkpoint: Checkpoint, path: str | os.PathLike[str], samples: int, length: int, seed: int, *, guarded: bool
+) -> tuple[Tensor, Tensor]:
+    """What the model is calibrated on, windows of a text or images, and what is set apart to compare models on."""
     if checkpoint.tokenizer is None:
         images = read_images(path)
         _check_images(checkpoint, images)
-        return draw_images(images, samples, seed)
-    return draw_samples(_tokens(read_text(path), checkpoint), samples, length, seed)
+        drawn = draw_images(images, samples, seed)
+        return drawn, drawn[:0]
+    tokens = _tokens(read_text(path), checkpoint)
+    if not guarded:
+        drawn = draw_samples(tokens, samples, length, seed)
+        return drawn, drawn[:0]
+    measured, apart = set_apart(tokens, length)
+    guard = draw_samples(apart, min(samples, GUARD_SAMPLES), length, seed)
+    return draw_samples(measured, samples, length, seed), guard
 
 
 def _check_images(checkpoint: Checkpoint, images: Tensor) -> None:
@@ -225,25 +311,6 @@ def _tokens(text: str, checkpoint: Checkpoint) -> Tensor:
     if largest >= known:
         raise PruneError(f"the tokenizer of {checkpoint.name} gives token {largest}, but the model has only {known}")
     return tokens
-
-
-def _shapes(block: Block) -> tuple[tuple[int, int], ...]:
-    return tuple(layer.shape for layer in block.layers)
-
-
-def _facts(block: Block, seen: Mapping[str, InputStatistics]) -> tuple[float, float]:
-    """What the selection asks about a block, from its scores in the dense model: share and locality of its outliers."""
-    with block.loaded():
-        found = find_outliers([wanda_scores(layer.weight, seen[layer.name].norms) for layer in block.layers])
-    return found.share, found.locality
-
-
-def _prune_block(block: Block, pattern: Pattern, seen: Mapping[str, InputStatistics]) -> None:
-    """Set the weights that the pattern drops to zero, in place."""
-    for layer in block.layers:
-        weight = layer.weight
-        mask = nm_mask(wanda_scores(weight, seen[layer.name].norms.to(weight.device)), pattern)
-        weight.masked_fill_(~mask, 0.0)
 
 
 def _pruned_layer(

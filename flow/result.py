@@ -15,12 +15,16 @@ from flexcim.config import MacroConfig
 from flexcim.pattern import Pattern
 from flexcim.tiling import LayerTiling
 from flow.blocks import Block, LinearLayer
+from flow.budgets import Budget, SparsityBudget
 from flow.checkpoint import Checkpoint
+from flow.choosing import Selection
 from flow.evaluation import Evaluation
+from flow.options import Method
 from flow.quantization import QuantizedLinear, quantize_weights
 from flow.quiet import quiet
-from flow.selection import Choice, Selection
+from flow.selectors import Choice
 from flow.stream import BlockStream
+from flow.treatment import Treatment
 
 __all__ = ["Evaluations", "PruneResult", "PrunedLayer", "quantized"]
 
@@ -38,7 +42,7 @@ class PrunedLayer:
     layer : LinearLayer
         The layer itself.
     choice : Choice
-        Its block's pattern, and why.
+        Its pattern, or its block's, and why.
     tiling : LayerTiling
         How it lies on the macro: tiles, groups, and why.
     zeros : int
@@ -106,14 +110,21 @@ class PruneResult:
         The pruned model and its tokenizer.
     config : MacroConfig
         The macro that it was pruned for.
-    target : float
-        The sparsity that was asked for.
+    budget : Budget
+        What was asked for.
+    method : Method
+        Who chose the patterns.
+    treatment : Treatment
+        How masks were chosen and kept weights updated.
+    damping : dict
+        Share of the mean diagonal that each layer's second moments were damped by, by the layer's name; None where
+        there were none.
     seed : int
         Seed of the calibration samples.
     samples : Tensor
         The calibration samples, [samples, length], int64, or images [samples, channels, height, width].
     selection : Selection
-        The choice for each block that has linear layers.
+        The choice for each layer or block, and what was tried.
     layers : tuple of PrunedLayer
         All linear layers of the blocks, in the model's order.
     evaluations : Evaluations or None
@@ -122,12 +133,20 @@ class PruneResult:
 
     checkpoint: Checkpoint
     config: MacroConfig
-    target: float
+    budget: Budget
+    method: Method
+    treatment: Treatment
+    damping: dict[str, float | None]
     seed: int
     samples: Tensor
     selection: Selection
     layers: tuple[PrunedLayer, ...]
     evaluations: Evaluations | None
+
+    @property
+    def target(self) -> float | None:
+        """The sparsity that was asked for, if it was a sparsity."""
+        return self.budget.sparsity if isinstance(self.budget, SparsityBudget) else None
 
     @property
     def sparsity(self) -> float:

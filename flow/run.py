@@ -12,9 +12,10 @@ import transformers
 
 from flexcim.config import PRESETS, MacroConfig
 from flexcim.errors import FlexCiMError
+from flow.budgets import Budget
 from flow.export import ExportError, check_replaceable, write_result
 from flow.journal import Journal, file_facts, folder_facts
-from flow.options import DEFAULT_SAMPLES, ActivationScale
+from flow.options import DEFAULT_SAMPLES, ActivationScale, Granularity, Method, Score, Update
 from flow.pruner import Progress, prune
 from flow.result import PruneResult
 
@@ -29,12 +30,18 @@ def prune_to(
     output: str | os.PathLike[str],
     model_path: str | os.PathLike[str],
     *,
-    sparsity: float,
+    sparsity: float | None = None,
+    budget: Budget | None = None,
     calibration_text: str | os.PathLike[str],
     evaluation_text: str | os.PathLike[str] | None = None,
     config: MacroConfig = PRESETS["flexcim"],
+    method: Method = Method.FLOW,
+    score: Score | None = None,
+    update: Update | None = None,
+    granularity: Granularity | None = None,
     samples: int = DEFAULT_SAMPLES,
     length: int | None = None,
+    stride: int | None = None,
     seed: int = 0,
     activations: ActivationScale = ActivationScale.TOKEN,
     device: str | None = None,
@@ -51,7 +58,9 @@ def prune_to(
         Folder to write; an earlier result is replaced.
     device : str, optional
         Where blocks are computed; by default CUDA if there is any, else the CPU.
-    model_path, sparsity, calibration_text, evaluation_text, config, samples, length, seed, activations, progress
+    model_path, sparsity, budget, calibration_text, evaluation_text, config, method, score, update, granularity
+        As in `prune`.
+    samples, length, stride, seed, activations, progress
         As in `prune`; what is written in the end is one step more.
 
     Raises
@@ -65,9 +74,15 @@ def prune_to(
     place = _device(device)
     options: dict[str, Any] = {
         "sparsity": sparsity,
+        "budget": None if budget is None else str(budget),
+        "method": method.value,
+        "score": score and score.value,
+        "update": update and update.value,
+        "granularity": granularity and granularity.value,
         "config": config.to_mapping(),
         "samples": samples,
         "length": length,
+        "stride": stride,
         "seed": seed,
         "activations": activations.value,
         "device": str(place),
@@ -82,11 +97,17 @@ def prune_to(
             result = prune(
                 model_path,
                 sparsity=sparsity,
+                budget=budget,
                 calibration_text=calibration_text,
                 evaluation_text=evaluation_text,
                 config=config,
+                method=method,
+                score=score,
+                update=update,
+                granularity=granularity,
                 samples=samples,
                 length=length,
+                stride=stride,
                 seed=seed,
                 activations=activations,
                 device=place,

@@ -1,4 +1,4 @@
-"""What is measured of each linear layer's inputs while calibration samples pass it."""
+"""Statistics of what enters a layer: norms for the scores, second moments for the updates of the kept weights."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ class InputStatistics:
     ----------
     inputs : int
         Input features of the layer.
+    with_moments : bool
+        Whether to collect the second moments, which take inputs ** 2 numbers and as many products for each token.
     tokens : int
         Tokens that were seen.
     largest : float
@@ -31,31 +33,57 @@ class InputStatistics:
     ----------
     squares : Tensor
         Sum of squares of each input feature, [inputs], float64.
+    products : Tensor or None
+        X^T X, the sum of x_i * x_j over the tokens, [inputs, inputs], float32; None unless asked for. Each batch is
+        multiplied in float32 and added once, so the rounding grows with the number of batches, not of tokens.
     """
 
     inputs: int
+    with_moments: bool = False
     tokens: int = 0
     largest: float = 0.0
     squares: Tensor = field(init=False)
+    products: Tensor | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.squares = torch.zeros(self.inputs, dtype=torch.float64)
+        self.products = torch.zeros(self.inputs, self.inputs) if self.with_moments else None
 
     @property
     def norms(self) -> Tensor:
         """L2 norm of each input feature over all tokens, [inputs], float32."""
         return self.squares.sqrt().float()
 
+    @property
+    def moments(self) -> Tensor:
+        """E[x x^T] over all tokens, [inputs, inputs], float32.
+
+        Raises
+        ------
+        ValueError
+            If they were not collected, or no token was seen.
+        """
+        if self.products is None or not self.tokens:
+            raise ValueError("second moments need statistics that collect them, and at least one token")
+        return self.products / self.tokens
+
     def add(self, activations: Tensor) -> None:
         """Take inputs [..., inputs] into account."""
         flat = activations.detach().flatten(0, -2).float()
+        if not len(flat):
+            return
         self.tokens += len(flat)
         self.largest = max(self.largest, flat.abs().max().item())
-        self.squares += flat.square().sum(dim=0, dtype=torch.float64).to(self.squares.device)
+        if self.products is None:
+            self.squares += flat.square().sum(dim=0, dtype=torch.float64).to(self.squares.device)
+            return
+        products = flat.T @ flat
+        self.products += products.to(self.products.device)
+        self.squares += products.diagonal().to(self.squares)
 
 
 @contextlib.contextmanager
-def observe(layers: Iterable[LinearLayer]) -> Iterator[dict[str, InputStatistics]]:
+def observe(layers: Iterable[LinearLayer], *, moments: bool = False) -> Iterator[dict[str, InputStatistics]]:
     """Measure the inputs of layers for as long as the context is open.
 
     Yields
@@ -64,8 +92,8 @@ def observe(layers: Iterable[LinearLayer]) -> Iterator[dict[str, InputStatistics
         Statistics by the layer's name, filled by each forward pass.
     """
     statistics: dict[str, InputStatistics] = {}
-    with contextlib.ExitStack() as handles:
+    with contextlib.ExitStack() as watches:
         for layer in layers:
-            of_layer = statistics[layer.name] = InputStatistics(layer.shape[1])
-            handles.callback(layer.watch(of_layer.add).remove)
+            of_layer = statistics[layer.name] = InputStatistics(layer.shape[1], with_moments=moments)
+            watches.callback(layer.watch(of_layer.add).remove)
         yield statistics

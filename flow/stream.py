@@ -62,6 +62,8 @@ class BlockStream:
         Its stack.
     samples : Tensor
         What the model reads: tokens [samples, length], int64, or images [samples, channels, height, width].
+    moments : bool
+        Whether the dense statistics have second moments, of all layers at once.
 
     Raises
     ------
@@ -69,7 +71,10 @@ class BlockStream:
         If the model does something between its blocks.
     """
 
-    def __init__(self, model: PreTrainedModel, blocks: Sequence[Block], samples: Tensor) -> None:
+    def __init__(
+        self, model: PreTrainedModel, blocks: Sequence[Block], samples: Tensor, *, moments: bool = False
+    ) -> None:
+        self._moments = moments
         self._model = model
         self._blocks = blocks
         self._samples = samples
@@ -93,32 +98,37 @@ class BlockStream:
             raise ValueError(f"the dense model is to be measured before {self._current} blocks were passed, not after")
         statistics: dict[str, InputStatistics] = {}
         for _ in self._blocks:
-            statistics |= self.advance()
+            statistics |= self._pass(advance=True, moments=self._moments)
         self.rewind()
         return statistics
+
+    def forget(self) -> None:
+        """Drop the dense statistics, which take much memory if they have second moments."""
+        vars(self).pop("dense", None)
 
     def rewind(self) -> None:
         """Go back to the inputs of the first block."""
         self._current = 0
         self._hidden = list(self._first)
 
-    def measure(self) -> dict[str, InputStatistics]:
-        """Statistics of the inputs of the current block's layers, by name; the stream stays where it is.
+    def measure(self, *, moments: bool = False) -> dict[str, InputStatistics]:
+        """Statistics of the inputs of the current block's layers, by name, with second moments if they are asked for;
+        the stream stays where it is.
 
         Raises
         ------
         CalibrationError
             If no token reaches a layer, or its inputs are not finite.
         """
-        return self._pass(advance=False)
+        return self._pass(advance=False, moments=moments)
 
     def advance(self) -> dict[str, InputStatistics]:
         """Like `measure`; then the block's outputs become the inputs of the next one."""
-        return self._pass(advance=True)
+        return self._pass(advance=True, moments=False)
 
-    def _pass(self, *, advance: bool) -> dict[str, InputStatistics]:
+    def _pass(self, *, advance: bool, moments: bool) -> dict[str, InputStatistics]:
         block = self._blocks[self._current]
-        with torch.no_grad(), block.loaded(), observe(block.layers) as statistics:
+        with torch.no_grad(), block.loaded(), observe(block.layers, moments=moments) as statistics:
             for index in range(len(self._batches)):
                 hidden = self._run(block, index, self._hidden[index])
                 if advance:

@@ -12,10 +12,21 @@ from transformers import PreTrainedTokenizerBase
 
 from flexcim.errors import FlexCiMError
 
-__all__ = ["LEAK_CHARACTERS", "TextError", "check_unseen", "draw_samples", "read_text", "tokenize"]
+__all__ = [
+    "LEAK_CHARACTERS",
+    "TextError",
+    "check_unseen",
+    "draw_samples",
+    "read_text",
+    "set_apart",
+    "tokenize",
+]
 
 LEAK_CHARACTERS = 128
 """A passage of so many characters in two texts is no coincidence: one was copied from the other."""
+
+_STRETCHES = 16
+"""Parts of a text that give up an eighth each: enough for the two halves of a split to be of one kind."""
 
 
 class TextError(FlexCiMError):
@@ -114,3 +125,31 @@ def draw_samples(tokens: Tensor, samples: int, length: int, seed: int) -> Tensor
     generator = torch.Generator().manual_seed(seed)
     starts = torch.randint(len(tokens) - length + 1, (samples,), generator=generator)
     return tokens[starts[:, None] + torch.arange(length)]
+
+
+def set_apart(tokens: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Split a text in two that share no token: 7/8 to measure on, and 1/8 to compare on what was not measured.
+
+    The eighth is taken from many places, as a text's end may be unlike its beginning. A text that is too short for a
+    window in the eighth serves for both.
+
+    Parameters
+    ----------
+    tokens : Tensor
+        The text, [tokens], int64.
+    length : int
+        Tokens of a window.
+
+    Returns
+    -------
+    tuple of Tensor
+        The two parts, int64 each.
+    """
+    if len(tokens) // 8 < length:
+        return tokens, tokens
+    # A short text is cut into fewer stretches, so that whole windows fit into what each gives up.
+    stretches = max(1, min(_STRETCHES, len(tokens) // (8 * length)))
+    size = len(tokens) // stretches
+    parts = [tokens[start * size : (start + 1) * size if start < stretches - 1 else None] for start in range(stretches)]
+    cut = size // 8
+    return torch.cat([part[:-cut] for part in parts]), torch.cat([part[-cut:] for part in parts])

@@ -19,7 +19,7 @@ from flexcim.cycles import PIPELINE_CYCLES, requantizer_cycles
 from flexcim.streams import MAX_SHIFT, MULT_BITS, SHIFT_BITS
 from hw.ports import LOAD_LAYOUT, RUN_LAYOUT, activation_layout, constant_layout, result_layout, weight_layout
 
-__all__ = ["Port", "describe", "header", "macro_ports"]
+__all__ = ["Port", "describe", "header_lines", "macro_ports"]
 
 _HEADER_WIDTH = 118
 """Columns of the comment, without the slashes."""
@@ -95,8 +95,8 @@ def describe(config: MacroConfig, name: str, *, init: bool) -> dict[str, Any]:
     }
 
 
-def header(interface: Mapping[str, Any]) -> str:
-    """The description as a comment of Verilog."""
+def header_lines(interface: Mapping[str, Any]) -> list[str]:
+    """The description as the lines of the comment at the top of the Verilog."""
     parameters = interface["parameters"] | {"patterns": " ".join(interface["parameters"]["patterns"])}
     variant = "with" if interface["initial_values"] else "without"
     lines = [
@@ -119,7 +119,7 @@ def header(interface: Mapping[str, Any]) -> str:
     ]
     for subject, text in interface["rules"].items():
         lines += ["", *_paragraph(f"{subject.capitalize()}. {text}")]
-    return "".join(f"// {line}".rstrip() + "\n" for line in lines)
+    return lines
 
 
 def _numbered(names: Mapping[str, str]) -> str:

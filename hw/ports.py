@@ -10,6 +10,7 @@ from amaranth.lib import data
 
 from flexcim.commands import LOAD_FIELDS, RUN_FIELDS
 from flexcim.config import SUM_BITS, MacroConfig
+from flexcim.instructions import INSTRUCTION_BITS, INSTRUCTION_FIELDS, Opcode
 from flexcim.streams import MULT_BITS, SHIFT_BITS
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "RUN_LAYOUT",
     "activation_layout",
     "constant_layout",
+    "instruction_layout",
     "result_layout",
     "weight_layout",
 ]
@@ -46,3 +48,11 @@ def activation_layout(config: MacroConfig) -> data.StructLayout:
 def result_layout(config: MacroConfig) -> data.StructLayout:
     """A beat of ``results``: signed elements."""
     return data.StructLayout({"elements": unsigned(config.result_port * SUM_BITS), "last": 1})
+
+
+def instruction_layout(op: Opcode) -> data.FlexibleLayout:
+    """An instruction of the accelerator (docs/architecture.md, section 7.2)."""
+    fields = INSTRUCTION_FIELDS[op].items()
+    return data.FlexibleLayout(
+        INSTRUCTION_BITS, {name: data.Field(unsigned(width), start) for name, (start, width) in fields}
+    )

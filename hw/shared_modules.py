@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from amaranth.back import rtlil
 from amaranth.back.verilog import YosysError
@@ -20,6 +21,7 @@ from amaranth.hdl import (
     ClockSignal,
     Instance,
     Module,
+    ResetInserter,
     ResetSignal,
     Shape,
     ShapeLike,
@@ -55,7 +57,7 @@ class SharedModules:
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
         self._texts: dict[str, str] = {}
-        self._signatures: dict[str, wiring.Signature] = {}
+        self._ports: dict[str, dict[str, _Port]] = {}
         self._clocking: dict[str, frozenset[str]] = {}
 
     @property
@@ -70,7 +72,7 @@ class SharedModules:
         body = re.search(rf"^module \\{name}\n(.*?)^end$", text, re.MULTILINE | re.DOTALL)
         assert body is not None, f"Amaranth wrote no module {name}"
         self._clocking[name] = frozenset(re.findall(r"^ *wire .*\binput\b.*\\(clk|rst)$", body[1], re.MULTILINE))
-        self._signatures[name] = component.signature
+        self._ports[name] = _ports(component)
         self._texts[name] = text
 
     def verilog(self) -> str:
@@ -88,6 +90,8 @@ class SharedModules:
         script = [
             *(f"read_rtlil <<rtlil\n{text}\nrtlil" for text in self._texts.values()),
             "proc -nomux -norom",
+            # Memories have no initial words here, and large ones would take minutes to write.
+            "delete t:$meminit_v2",
             "memory_collect",
             f"attrmap {removed}",
             f"attrmap -modattr {removed}",
@@ -106,13 +110,14 @@ class SharedModules:
         module_name: str,
         make: Callable[[], wiring.Component],
         inputs: Mapping[str, ValueLike],
+        reset: Value | None = None,
     ) -> dict[str, Value]:
         """Place an instance of the module, which is made and converted when it is asked for the first time."""
         full_name = f"{self.prefix}_{module_name}"
         if full_name not in self._texts:
             self.add(make(), full_name)
-        outputs = {port: member.shape for port, member in _outputs(self._signatures[full_name])}
-        return self._instantiate(m, name, full_name, inputs, outputs)
+        outputs = {name: port.shape for name, port in self._ports[full_name].items() if not port.is_input}
+        return self._instantiate(m, name, full_name, inputs, outputs, reset)
 
     def place_array(
         self,
@@ -128,20 +133,20 @@ class SharedModules:
         array_name = f"{full_name}_array"
         if full_name not in self._texts:
             self.add(make(), full_name)
-        signature = self._signatures[full_name]
-        widths = {port: Shape.cast(member.shape).width for port, member in signature.members.items()}
+        ports = self._ports[full_name]
+        widths = {name: Shape.cast(port.shape).width for name, port in ports.items()}
         if array_name not in self._texts:
             shared = {port for port in inputs if not _is_spread(inputs[port], widths[port], count)}
             self._clocking[array_name] = self._clocking[full_name]
             self._texts[array_name] = self._array_text(array_name, full_name, name, count, widths, shared)
-        outputs = {port: unsigned(count * widths[port]) for port, _ in _outputs(signature)}
+        outputs = {name: unsigned(count * widths[name]) for name, port in ports.items() if not port.is_input}
         return self._instantiate(m, name, array_name, inputs, outputs)
 
     def _array_text(
         self, array_name: str, full_name: str, name: str, count: int, widths: Mapping[str, int], shared: Set[str]
     ) -> str:
         """RTLIL of an array. Amaranth would take the wires apart bit by bit and put them together again."""
-        outputs = [port for port, _ in _outputs(self._signatures[full_name])]
+        outputs = [name for name, port in self._ports[full_name].items() if not port.is_input]
         shared = shared | self._clocking[full_name]
         widths = dict(widths) | dict.fromkeys(sorted(self._clocking[full_name]), 1)
         lines = [f"module \\{array_name}"]
@@ -171,12 +176,13 @@ class SharedModules:
         full_name: str,
         inputs: Mapping[str, ValueLike],
         outputs: Mapping[str, ShapeLike],
+        reset: Value | None = None,
     ) -> dict[str, Value]:
         """An instance of a module, each output as a signal."""
         signals = {port: Signal(shape, name=f"{name}_{port}") for port, shape in outputs.items()}
-        clocking = {"clk": ClockSignal(), "rst": ResetSignal()}
+        clocking = {"clk": ClockSignal(), "rst": ResetSignal() if reset is None else ResetSignal() | reset}
         ports: dict[str, ValueLike] = {f"i_{port}": clocking[port] for port in sorted(self._clocking[full_name])}
-        ports |= {f"i_{port}": value for port, value in inputs.items()}
+        ports |= {f"i_{port}": Value.cast(value) for port, value in inputs.items()}
         ports |= {f"o_{port}": signal for port, signal in signals.items()}
         m.submodules[name] = Instance(full_name, **ports)
         return dict(signals)
@@ -201,6 +207,7 @@ def place(
     module_name: str,
     make: Callable[[], wiring.Component],
     inputs: Mapping[str, ValueLike],
+    reset: Value | None = None,
 ) -> dict[str, Value]:
     """Place one of many equal components.
 
@@ -216,9 +223,11 @@ def place(
     module_name : str
         Names the hardware: whatever is placed under one module name must be equal.
     make : callable
-        Makes the component, whose ports are plain signals.
+        Makes the component.
     inputs : mapping of port name to value
-        What drives each input.
+        What drives each input. A port within an interface is called by both names, as in ``weights__valid``.
+    reset : Value, optional
+        Resets the component, beside the reset of its surroundings.
 
     Returns
     -------
@@ -226,11 +235,12 @@ def place(
         Its outputs by port name.
     """
     if isinstance(platform, SharedModules):
-        return platform.place(m, name, module_name, make, inputs)
+        return platform.place(m, name, module_name, make, inputs, reset)
     component = make()
-    m.submodules[name] = component
-    m.d.comb += [getattr(component, port).eq(value) for port, value in inputs.items()]
-    return {port: getattr(component, port) for port, _ in _outputs(component.signature)}
+    m.submodules[name] = component if reset is None else ResetInserter(reset)(component)
+    ports = _ports(component)
+    m.d.comb += [Value.cast(ports[port].value).eq(value) for port, value in inputs.items()]
+    return {port: ports[port].value for port in ports if not ports[port].is_input}
 
 
 def place_array(
@@ -274,8 +284,9 @@ def place_array(
             target = Value.cast(getattr(component, port))
             spread = _is_spread(value, len(target), count)
             m.d.comb += target.eq(Value.cast(value).word_select(index, len(target)) if spread else value)
-        for port, _ in _outputs(component.signature):
-            outputs.setdefault(port, []).append(getattr(component, port))
+        for port, there in _ports(component).items():
+            if not there.is_input:
+                outputs.setdefault(port, []).append(there.value)
     return {port: Cat(values) for port, values in outputs.items()}
 
 
@@ -287,6 +298,18 @@ def _is_spread(value: ValueLike, width: int, count: int) -> bool:
     return given != width
 
 
-def _outputs(signature: wiring.Signature) -> list[tuple[str, wiring.Member]]:
-    """The outputs of a component, by name."""
-    return [(port, member) for port, member in signature.members.items() if member.flow is not In]
+@dataclass(frozen=True)
+class _Port:
+    """A port of a component."""
+
+    value: Value
+    shape: ShapeLike
+    is_input: bool
+
+
+def _ports(component: wiring.Component) -> dict[str, _Port]:
+    """The ports of a component by the names that they have in Verilog."""
+    return {
+        "__".join(map(str, path)): _Port(value, member.shape, member.flow is In)
+        for path, member, value in component.signature.flatten(component)
+    }

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from amaranth.lib import wiring
+
 from flexcim.config import MacroConfig
 from flexcim.files import check_writable, write_text
-from hw.interface import describe, header
+from hw.interface import describe, header_lines
 from hw.macro import Macro
 from hw.shared_modules import SharedModules
 
-__all__ = ["GeneratedVerilog", "generate", "is_module_name", "lint_waivers", "write_verilog"]
+__all__ = [
+    "GeneratedVerilog",
+    "check_module_name",
+    "comment_block",
+    "emit",
+    "generate",
+    "is_module_name",
+    "lint_waivers",
+    "write_verilog",
+]
 
 _LINT_WAIVERS = {
     "CASEINCOMPLETE": "codes that select nothing keep the value assigned before the case",
@@ -67,6 +79,12 @@ def is_module_name(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is not None
 
 
+def check_module_name(name: str) -> None:
+    """Raise ValueError unless the name can be a Verilog module's."""
+    if not is_module_name(name):
+        raise ValueError(f"a module's name must be a Verilog identifier, not {name!r}")
+
+
 def generate(config: MacroConfig, name: str = "flexcim_macro", *, init: bool = True) -> GeneratedVerilog:
     """Generate the Verilog of a macro.
 
@@ -85,14 +103,39 @@ def generate(config: MacroConfig, name: str = "flexcim_macro", *, init: bool = T
     ValueError
         If the name is no Verilog identifier.
     """
-    if not is_module_name(name):
-        raise ValueError(f"a module's name must be a Verilog identifier, not {name!r}")
-    shared = SharedModules(name)
-    shared.add(Macro(config), name)
-    text = _keep_module(_tidy(shared.verilog()), f"{name}_column")
-    text = _without_initial_values(text, registers=not init)
+    check_module_name(name)
+    text = emit(Macro(config), name, init=init)
     interface = describe(config, name, init=init) | {"lint_waivers": lint_waivers(init=init)}
-    return GeneratedVerilog(text=f"{header(interface)}\n{_waivers(init)}\n{text}", top=name, interface=interface)
+    return GeneratedVerilog(
+        text=comment_block(header_lines(interface), init=init) + text, top=name, interface=interface
+    )
+
+
+def emit(component: wiring.Component, name: str, *, init: bool) -> str:
+    """The Verilog of a component that holds macros, without a header.
+
+    Parameters
+    ----------
+    component : Component
+        The top.
+    name : str
+        Its name, and prefix of all other modules.
+    init : bool
+        As for `generate`.
+    """
+    shared = SharedModules(name)
+    shared.add(component, name)
+    text = _keep_module(_tidy(shared.verilog()), f"{name}_column")
+    return _without_initial_values(text, registers=not init)
+
+
+def comment_block(lines: Iterable[str], *, init: bool) -> str:
+    """Lines as a Verilog comment, with the lint waivers behind it: what a generated file begins with."""
+    comment = "".join(f"// {line}".rstrip() + "\n" for line in lines)
+    waivers = "".join(
+        f"/* verilator lint_off {name} */ // {reason}\n" for name, reason in lint_waivers(init=init).items()
+    )
+    return f"{comment}\n{waivers}\n"
 
 
 def write_verilog(verilog: GeneratedVerilog, folder: Path) -> tuple[Path, Path]:
@@ -137,9 +180,3 @@ def _without_initial_values(text: str, *, registers: bool) -> str:
     text = re.sub(rf"^  reg {_WAKE} = 0;\n", "", text, flags=re.MULTILINE)
     text = re.sub(rf"^    if \({_WAKE}\) begin end\n", "", text, flags=re.MULTILINE)
     return re.sub(r"^(  reg (?:signed )?(?:\[[^\]]+\] )?\S+ ?) = [^;]+;$", r"\1;", text, flags=re.MULTILINE)
-
-
-def _waivers(init: bool) -> str:
-    """The waivers as comments for Verilator, a line for each."""
-    waivers = lint_waivers(init=init).items()
-    return "".join(f"/* verilator lint_off {name} */ // {reason}\n" for name, reason in waivers)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Measure how long the generator takes, how it grows with the columns, and what emitting each module once saves.
+"""Measure how long the generator takes, how it grows with columns and macros, and what emitting each module once saves.
 
 Every figure is the time of a process of its own, from its start to the Verilog's last byte, as `flexcim generate` takes
-it; of several runs the shortest counts. Four times the columns are four times the cells, but not one more module.
-The plain conversion is Amaranth's own, which writes every column anew.
+it; of several runs the shortest counts. Four times the columns, or the macros of an accelerator, are four times the
+cells, but not one more module. The plain conversion is Amaranth's own, which writes every column anew.
 
     python scripts/benchmark_generate.py                    # all; the plain conversion alone takes minutes
     python scripts/benchmark_generate.py --skip-unmerged    # some ten seconds
@@ -35,6 +35,12 @@ from hw.verilog import generate
 text = generate(config).text
 """
 
+ACCELERATOR = """
+from flexcim.accelerator_config import AcceleratorConfig
+from hw.accelerator_verilog import generate_accelerator
+text = generate_accelerator(AcceleratorConfig(macro=base, macros=factor)).text
+"""
+
 UNMERGED = """
 from amaranth.back import verilog
 from hw.macro import Macro
@@ -56,11 +62,11 @@ class Measured:
 
 
 def convert(conversion: str, name: str, factor: int) -> Measured:
-    """Carry out a conversion of a preset with ``factor`` times the columns in a fresh process."""
+    """Carry out a conversion of a preset with ``factor`` times the columns, or macros, in a fresh process."""
     script = (
         "from flexcim.config import MacroConfig, preset\n"
-        f"base = preset({name!r})\n"
-        f"config = MacroConfig.from_mapping({{'columns': {factor} * base.columns}}, base=base)\n"
+        f"base, factor = preset({name!r}), {factor}\n"
+        "config = MacroConfig.from_mapping({'columns': factor * base.columns}, base=base)\n"
         f"{conversion}print(len(text.encode()))\n"
     )
     start = time.perf_counter()
@@ -75,7 +81,9 @@ def shortest(conversion: str, name: str, factor: int, repeats: int) -> Measured:
 
 def main(
     preset_name: Annotated[str, typer.Option("--preset", help=f"One of {', '.join(PRESETS)}.")] = "flexcim",
-    factor: Annotated[int, typer.Option(min=2, help="How many times the columns the larger macro has.")] = 4,
+    factor: Annotated[
+        int, typer.Option(min=2, max=16, help="How many times the columns the larger macro has; how many macros.")
+    ] = 4,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of the generator, of which the shortest counts.")] = 3,
     skip_unmerged: Annotated[
         bool, typer.Option("--skip-unmerged", help="Leave out the plain conversion, which takes minutes.")
@@ -84,7 +92,7 @@ def main(
     """Measure how long the generator takes, how it grows with the columns, and what emitting each module once saves.
 
     Times are those of whole processes. Exit code 1 if the default instance takes more than 5 s or 300 kB, or four times
-    the columns take more than 1.5 times as long.
+    the columns, or the macros of an accelerator, take more than 1.5 times as long.
     """
     config = preset(preset_name)
     cells = f"{config.sub_macros} x {config.rows} x {config.columns} cells"
@@ -94,13 +102,20 @@ def main(
         once = shortest(MERGED, preset_name, 1, repeats)
         progress.add_task(f"{factor} x the columns, {repeats} times")
         wide = shortest(MERGED, preset_name, factor, repeats)
+        progress.add_task(f"accelerators of 1 and of {factor} macros, {repeats} times")
+        single, several = (shortest(ACCELERATOR, preset_name, count, repeats) for count in (1, factor))
         if not skip_unmerged:
             progress.add_task("plain conversion, once, which takes minutes")
             plain = convert(UNMERGED, preset_name, 1)
 
     growth = wide.seconds / once.seconds
+    macros_growth = several.seconds / single.seconds
     table = Table("", "time", "Verilog", "ratio of times", title=f"{preset_name}: {cells}")
     rows = [("each module once", once, ""), (f"{factor} x the columns", wide, f"{growth:.2f}")]
+    rows += [
+        ("accelerator, 1 macro", single, ""),
+        (f"accelerator, {factor} macros", several, f"{macros_growth:.2f} to 1 macro"),
+    ]
     if not skip_unmerged:
         rows.append(("plain conversion", plain, f"{plain.seconds / once.seconds:.0f}"))
     for label, measured, ratio in rows:
@@ -112,7 +127,8 @@ def main(
         for what, value, limit in (
             ("the time in seconds", once.seconds, MOST_SECONDS),
             ("the size in bytes", once.size, MOST_BYTES),
-            ("the growth of the time", growth, MOST_GROWTH),
+            ("the growth of the time with the columns", growth, MOST_GROWTH),
+            ("the growth of the time with the macros", macros_growth, MOST_GROWTH),
         )
         if value > limit
     ]

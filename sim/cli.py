@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Column, Table
 
+from flexcim.accelerator_config import ACCELERATOR_PRESETS, AcceleratorConfig, names_accelerator
 from flexcim.config import PRESETS, MacroConfig, preset
 from flexcim.errors import FlexCiMError
 from flexcim.files import named_folder
@@ -45,11 +46,17 @@ class Simulator(str, Enum):
 def verify(
     config: Annotated[
         list[Path] | None,
-        typer.Option(help='TOML file: an optional preset = "NAME", and a table "macro". May be given several times.'),
+        typer.Option(
+            help='TOML file: an optional preset = "NAME", and tables "macro" and, for an accelerator, "accelerator". '
+            "May be given several times."
+        ),
     ] = None,
     preset_name: Annotated[
         list[str] | None,
-        typer.Option("--preset", help=f"One of {', '.join(PRESETS)}. May be given several times. Default: flexcim."),
+        typer.Option(
+            "--preset",
+            help=f"One of {', '.join((*PRESETS, *ACCELERATOR_PRESETS))}. May be given several times. Default: flexcim.",
+        ),
     ] = None,
     simulator: Annotated[
         Simulator, typer.Option(help="Icarus finds unknown values, but is slow on more than some hundred cells.")
@@ -73,7 +80,7 @@ def verify(
         ),
     ] = Path("build/verify"),
 ) -> None:
-    """Generate macros, simulate them, and compare every result and every cycle with the models.
+    """Generate macros or accelerators, simulate them, and compare every result and every cycle with the models.
 
     Played are each pattern at each number of groups, random programs with
     and without pauses on every stream, accumulation over K tiles, resident
@@ -93,17 +100,17 @@ def verify(
     # cocotb and Amaranth take a second to import; --help and mistyped options need neither.
     from sim.bench.results import check_results, write_results
     from sim.bench.simulators import check_tools
-    from sim.bench.verify import verify_macro
+    from sim.bench.verify import verify_configuration
     from sim.workers import workers
 
     for name in simulators:
         check_tools(name)
     print(f"seed {seed}", flush=True)
     output = output.absolute()
-    check = partial(verify_macro, seed=seed, init=init, waves=waves)
+    check = partial(verify_configuration, seed=seed, init=init, waves=waves)
     work = [
-        (f"{label}, {name}", check, (label, macro, name, output / f"{label}-{name}"))
-        for label, macro in chosen.items()
+        (f"{label}, {name}", check, (label, one, name, output / f"{label}-{name}"))
+        for label, one in chosen.items()
         for name in simulators
     ]
     count = min(jobs or os.cpu_count() or 1, len(work))
@@ -120,10 +127,15 @@ def verify(
         raise typer.Exit(1)
 
 
-def _configurations(files: Sequence[Path], presets: Sequence[str]) -> dict[str, MacroConfig]:
+def _configurations(files: Sequence[Path], presets: Sequence[str]) -> dict[str, MacroConfig | AcceleratorConfig]:
     """The configurations that were asked for, by names that differ."""
-    chosen: dict[str, MacroConfig] = {}
-    named = [(name, preset(name)) for name in presets] + [(path.stem, MacroConfig.from_toml(path)) for path in files]
+    chosen: dict[str, MacroConfig | AcceleratorConfig] = {}
+    named: list[tuple[str, MacroConfig | AcceleratorConfig]] = [
+        (name, ACCELERATOR_PRESETS[name] if name in ACCELERATOR_PRESETS else preset(name)) for name in presets
+    ]
+    for path in files:
+        kind = AcceleratorConfig if names_accelerator(path) else MacroConfig
+        named.append((path.stem, kind.from_toml(path)))
     for name, config in named or [("flexcim", preset("flexcim"))]:
         label, count = name, 1
         while label in chosen:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from flexcim.accelerator_config import ACCELERATOR_PRESETS, AcceleratorConfig
 from flexcim.cli import command, main
 from flexcim.cli.command import SUBCOMMANDS, Subcommand
 from flexcim.config import PRESETS, MacroConfig
@@ -171,7 +172,7 @@ def test_wrong_usage_is_one_sentence(wing, read, arguments, message):
 
 def test_missing_arguments_are_one_sentence(read):
     assert main(["prune", "somewhere"]) == 2
-    assert read() == ["", "flexcim: missing option '--sparsity'; see 'flexcim prune --help'\n"]
+    assert read() == ["", "flexcim: missing option '--output' / '-o'; see 'flexcim prune --help'\n"]
 
 
 def test_an_unknown_subcommand_is_refused_with_a_suggestion(read):
@@ -188,7 +189,8 @@ def test_the_version(read):
 
 def test_the_presets_are_listed_with_all_their_parameters(read):
     assert main(["presets"]) == 0
-    table, _, menus = read()[0].partition("patterns\n")
+    table, _, rest = read()[0].partition("patterns\n")
+    menus, _, accelerators = rest.partition("┏")
     columns = re.search(r"parameter +(.*)", table.replace("┃", ""))
     assert columns is not None
     assert columns[1].split() == list(PRESETS)
@@ -199,6 +201,10 @@ def test_the_presets_are_listed_with_all_their_parameters(read):
     assert [line.split()[0] for line in menus.splitlines()] == list(PRESETS)
     for name, config in PRESETS.items():
         assert re.search(rf"^  {name} +{' '.join(map(str, config.patterns))}$", menus, flags=re.MULTILINE)
+    for parameter in ACCELERATOR_PRESETS["accelerator"].to_mapping():
+        if parameter != "macro":
+            values = [str(getattr(config, parameter)) for config in ACCELERATOR_PRESETS.values()]
+            assert re.search(rf"│ {parameter} +│ +{' +│ +'.join(values)} │", accelerators), (parameter, values)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -208,9 +214,16 @@ def test_a_preset_is_printed_as_toml(name, read, tmp_path):
     assert MacroConfig.from_toml(tmp_path / "my.toml") == PRESETS[name]
 
 
+@pytest.mark.parametrize("name", ACCELERATOR_PRESETS)
+def test_an_accelerators_preset_is_printed_as_toml(name, read, tmp_path):
+    assert main(["presets", name]) == 0
+    (tmp_path / "my.toml").write_text(read()[0])
+    assert AcceleratorConfig.from_toml(tmp_path / "my.toml") == ACCELERATOR_PRESETS[name]
+
+
 def test_an_unknown_preset_is_refused(read):
     assert main(["presets", "bord"]) == 2
-    assert read() == ["", f"flexcim: unknown preset 'bord'; known are {', '.join(PRESETS)}\n"]
+    assert read() == ["", f"flexcim: unknown preset 'bord'; known are {', '.join((*PRESETS, *ACCELERATOR_PRESETS))}\n"]
 
 
 # --- The standard output ---------------------------------------------------------------------------------------------

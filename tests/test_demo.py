@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import operator
-import os
 import re
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +15,7 @@ import pytest
 import torch
 
 from flexcim.cli import main
-from flexcim.config import ConfigError, MacroConfig, preset
+from flexcim.config import MacroConfig, preset
 from flexcim.packed import PackedLayer, read_packed
 from flexcim.pattern import Pattern
 from flexcim.tiling import pack_layer, tile_layer
@@ -30,9 +28,8 @@ from sim.demo.markdown import markdown
 from sim.demo.pruning import LayerSample, choose_layers, smallest_layer
 from sim.demo.report import LayerReport, ModelReport, Report, RtlReport, RunReport, short_name
 from sim.demo.simulation import SimulationJob, simulate
-from sim.workers import WorkerError, workers
 from tests.sparse_weights import random_weights
-from tests.tiny_models import TEXT, save_tiny, tiny_llama, tiny_mamba2
+from tests.tiny_models import OTHER_TEXT, TEXT, save_tiny, tiny_llama, tiny_mamba2
 
 PNG = b"\x89PNG\r\n"
 
@@ -353,26 +350,6 @@ def test_a_macro_that_stands_still_is_a_finding(sample, tmp_path, monkeypatch):
     assert simulate(job).failures[-1] == "the macro stands still"
 
 
-# -- workers -----------------------------------------------------------------------------------------------------------
-
-
-def test_workers_give_results_in_order_and_pass_errors_on():
-    done: list[str] = []
-    with workers(1, done.append) as pool:
-        assert pool.run([("first", operator.add, (1, 2)), ("second", operator.sub, (1, 2))]) == [3, -1]
-    assert sorted(done) == ["first", "second"]
-    with pytest.raises(ConfigError, match="unknown preset 'none'"):
-        with workers(1, done.append) as pool:
-            pool.run([("third", preset, ("none",))])
-    assert len(done) == 2
-
-
-def test_a_worker_that_ends_is_an_error():
-    with pytest.raises(WorkerError, match=r"ended before its job \(the job\)"):
-        with workers(1, print) as pool:
-            pool.run([("the job", os._exit, (3,))])
-
-
 # -- all of it, without the simulators ---------------------------------------------------------------------------------
 
 
@@ -404,10 +381,11 @@ def test_the_demonstration_from_checkpoints_to_report(monkeypatch, tmp_path):
     monkeypatch.setattr(demo, "prepare", lambda instance, folder: instance)
     monkeypatch.setattr(demo, "simulate", stand_in)
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    (tmp_path / "heldout.txt").write_text(OTHER_TEXT, encoding="utf-8")
     options = Options(
         models=[save_tiny(tmp_path / "llama", tiny_llama()), save_tiny(tmp_path / "mamba2", tiny_mamba2())],
         calibration=tmp_path / "text.txt",
-        heldout=tmp_path / "text.txt",
+        heldout=tmp_path / "heldout.txt",
         output=tmp_path / "out",
         sparsity=0.5,
         seed=4,

@@ -14,7 +14,7 @@ import flow.cli
 from flexcim.cli import main
 from flow.quiet import quiet
 from tests.model_families import tiny_family, tiny_inputs
-from tests.tiny_models import TEXT, save_tiny, tiny_llama
+from tests.tiny_models import OTHER_TEXT, TEXT, save_tiny, tiny_llama
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,20 +36,24 @@ def call(*words: object) -> int:
 
 
 def test_pruning_prints_the_plan_and_writes_the_folder(model, text, tmp_path, capfd):
-    output = tmp_path / "out"
-    words = (model, "--sparsity", 0.6, "-o", output, "--calibration", text, "--evaluate", text)
+    output, other = tmp_path / "out", tmp_path / "other.txt"
+    other.write_text(OTHER_TEXT, encoding="utf-8")
+    words = (model, "--sparsity", 0.6, "-o", output, "--calibration", text, "--evaluate", other)
     assert call(*words, "--samples", 4, "--length", 32, "--seed", 11) == 0
     out, err = capfd.readouterr()
     assert err == ""  # no bars where there is no terminal
     assert "seed 11: 4 calibration samples of 32 tokens" in out
-    assert out.count("model.layers.") == 3
-    assert "60.00% were asked for" in out
+    assert out.count("model.layers.") == 21
+    assert "obs masks, lsq update" in out
+    assert "tried knapsack: " in out
+    assert "asked for was sparsity of at least 60.00%" in out
     assert "bits per byte: " in out
     assert out.endswith(f"written: {output}\n")
     assert sorted(path.name for path in output.iterdir()) == ["checkpoint", "packed", "plan.toml", "report.json"]
     assert json.loads((output / "report.json").read_text())["sparsity"] >= 0.6
     # An earlier result is replaced.
-    assert call(model, "--sparsity", 0.5, "-o", output, "--calibration", text, "--samples", 2) == 0
+    words = (model, "--sparsity", 0.5, "-o", output, "--calibration", text, "--samples", 2)
+    assert call(*words, "--method", "paper", "--score", "magnitude") == 0
     assert json.loads((output / "report.json").read_text())["target"] == 0.5
 
 
@@ -63,8 +67,31 @@ def test_a_preset_and_a_configuration_file_decide_the_menu(model, text, tmp_path
         assert {layer["pattern"] for layer in layers} == {"2:4"}
 
 
+def test_a_budget_of_bytes_can_be_asked_for(model, text, tmp_path):
+    words = (model, "--budget", "bytes=0.7", "-o", tmp_path / "out", "--calibration", text, "--samples", 2)
+    assert call(*words, "--method", "uniform", "--update", "obs", "--granularity", "block") == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["method"], report["score"], report["update"]) == ("uniform", "wanda", "obs")
+    assert (report["target"], report["budget"]) == (None, "at most 70.00% of the dense model's bytes")
+
+
 def test_the_repositorys_text_is_the_default(model, tmp_path):
-    assert call(model, "--sparsity", 0.5, "-o", tmp_path / "out", "--samples", 2, "--activations", "tensor") == 0
+    assert (
+        call(
+            model,
+            "--sparsity",
+            0.5,
+            "-o",
+            tmp_path / "out",
+            "--samples",
+            2,
+            "--activations",
+            "tensor",
+            "--method",
+            "uniform",
+        )
+        == 0
+    )
     layers = json.loads((tmp_path / "out" / "report.json").read_text())["layers"]
     assert all(layer["activation_scale"] > 0 for layer in layers)
 
@@ -84,7 +111,7 @@ def test_an_image_classifier_is_pruned_on_images(tmp_path, capfd):
         "--device",
         "cpu",
     )
-    assert call(folder, "--sparsity", 0.5, *words) == 0
+    assert call(folder, "--sparsity", 0.5, "--method", "uniform", *words) == 0
     assert "seed 0: 4 calibration images of 3 x 16 x 16" in capfd.readouterr().out
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["calibration"] == {"samples": 4, "length": None, "seed": 0}
@@ -105,7 +132,17 @@ def test_bad_input_is_refused_in_one_sentence(model, text, tmp_path, capfd, monk
     assert refused(capfd, "no/model", *output) == (
         "no/model: there is no such folder (checkpoints are read from local folders only)"
     )
-    assert refused(capfd, model, "--sparsity", 0.9, "-o", tmp_path / "out").endswith("the nearest is 0.745")
+    unreachable = (model, "--sparsity", 0.9, "-o", tmp_path / "out")
+    assert refused(capfd, *unreachable).endswith("the nearest is 0.75")
+    # Without 1:4, remainders keep a little more.
+    assert refused(capfd, *unreachable, "--method", "paper").endswith("the nearest is 0.745")
+    assert refused(capfd, model, "-o", tmp_path / "out") == "either a sparsity or a budget must be given, and not both"
+    assert refused(capfd, model, "--budget", "joules=1", "-o", tmp_path / "out") == (
+        "a budget must be of sparsity, bytes or cycles, not of 'joules'"
+    )
+    assert refused(capfd, model, "--budget", "cycles=0.1", "-o", tmp_path / "out").startswith(
+        "a share of 0.1 of the cycles is out of reach for 64 vectors on this macro, the nearest is "
+    )
     assert refused(capfd, model, *output, "--preset", "flexim").startswith("unknown preset 'flexim'")
     assert refused(capfd, model, *output, "--preset", "dense", "--config", "my.toml").startswith(
         "--config and --preset exclude each other"

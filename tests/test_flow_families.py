@@ -12,12 +12,13 @@ from flow.blocks import find_blocks
 from flow.checkpoint import load_checkpoint
 from flow.images import ImageError
 from flow.masks import nm_mask
+from flow.options import Method
 from flow.pruner import PruneError, prune
 from flow.quiet import quiet
 from flow.scores import wanda_scores
 from flow.stream import BlockStream
 from tests.model_families import FAMILIES, FAMILY_LAYERS, tiny_family, tiny_inputs
-from tests.tiny_models import TEXT, save_tiny
+from tests.tiny_models import OTHER_TEXT, TEXT, save_tiny
 
 PATTERN = Pattern(2, 4)
 
@@ -93,8 +94,9 @@ def test_a_pruned_model_survives_the_disk(family, folder, tmp_path):
 
 
 def test_the_whole_pruner_takes_it(family, folder, tmp_path):
-    text = tmp_path / "text.txt"
+    text, other = tmp_path / "text.txt", tmp_path / "other.txt"
     text.write_text(TEXT)
+    other.write_text(OTHER_TEXT)
     images = tmp_path / "images.safetensors"
     with quiet():
         model = tiny_family(family)
@@ -104,7 +106,8 @@ def test_the_whole_pruner_takes_it(family, folder, tmp_path):
             folder,
             sparsity=0.5,
             calibration_text=images if family == "vit" else text,
-            evaluation_text=text if model.can_generate() else None,
+            evaluation_text=other if model.can_generate() else None,
+            method=Method.FLOW if family in ("llama", "mixtral", "mamba") else Method.PAPER,
             samples=8,
             length=32,
         )
@@ -125,10 +128,15 @@ def test_what_an_encoder_cannot_do_is_refused(tmp_path):
         PruneError, match=r"^bert does not predict the next token, so it cannot be evaluated on a text$"
     ):
         prune(folder, sparsity=0.5, calibration_text=text, evaluation_text=text, samples=2, length=16)
+    with pytest.raises(
+        PruneError,
+        match=r"^bert does not predict the next token, whose loss method flow is guided by; use paper, uniform, owl$",
+    ):
+        prune(folder, sparsity=0.5, calibration_text=text, samples=2, length=16)
     with quiet():
         folder = save_tiny(tmp_path / "vit", tiny_family("vit"))
     save_file({"pixel_values": torch.zeros(1, 3, 8, 8)}, tmp_path / "small")
     with pytest.raises(PruneError, match=r"^vit reads images of shape \[3, 16, 16\], but those .* are \[3, 8, 8\]$"):
-        prune(folder, sparsity=0.5, calibration_text=tmp_path / "small")
+        prune(folder, sparsity=0.5, calibration_text=tmp_path / "small", method=Method.PAPER)
     with pytest.raises(ImageError, match=r"text\.txt: cannot be read as a safetensors file of images"):
-        prune(folder, sparsity=0.5, calibration_text=text)
+        prune(folder, sparsity=0.5, calibration_text=text, method=Method.PAPER)

@@ -15,22 +15,37 @@ from safetensors.torch import load_file, save_file
 from flow import checkpoint
 from flow.export import ExportError, write_result
 from flow.journal import JournalError
+from flow.options import Method, Update
 from flow.pruner import prune
 from flow.quiet import quiet
 from flow.run import DeviceError, prune_to
-from flow.selection import SelectionError
+from flow.selectors import SelectionError
 from flow.weights import Weights
 from tests.model_families import tiny_family, tiny_inputs
-from tests.tiny_models import TEXT, save_tiny, tiny_llama
+from tests.tiny_models import OTHER_TEXT, TEXT, save_tiny, tiny_llama
 
 ROOT = Path(__file__).resolve().parents[1]
-OPTIONS: dict[str, Any] = {"sparsity": 0.5, "samples": 3, "length": 24}
+OPTIONS: dict[str, Any] = {
+    "sparsity": 0.5,
+    "samples": 3,
+    "length": 24,
+    "method": Method.PAPER,
+    "update": Update.LSQ,
+}
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text(TEXT[:500], encoding="utf-8")
+    path.write_text(TEXT[:1500], encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """A text that is none of the calibration's."""
+    path = tmp_path_factory.mktemp("text") / "other.txt"
+    path.write_text(OTHER_TEXT[:500], encoding="utf-8")
     return path
 
 
@@ -44,8 +59,9 @@ def contents(folder) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_a_run_from_disk_to_disk_gives_the_same_bytes_as_one_in_memory(folder, text, tmp_path):
-    options = OPTIONS | {"calibration_text": text, "evaluation_text": text}
+@pytest.mark.parametrize("method", [Method.PAPER, Method.FLOW])
+def test_a_run_from_disk_to_disk_gives_the_same_bytes_as_one_in_memory(method, folder, text, other, tmp_path):
+    options = OPTIONS | {"method": method, "calibration_text": text, "evaluation_text": other}
     write_result(tmp_path / "whole", prune(folder, **options))
     result = prune_to(tmp_path / "streamed", folder, device="cpu", **options)
     assert contents(tmp_path / "whole") == contents(tmp_path / "streamed")
@@ -101,9 +117,10 @@ from typing import Any
 import torch
 torch.set_num_threads(1)
 import flow.checkpoint
+from flow.options import Method, Update
 from flow.run import prune_to
 
-output, model, text, seed, single = sys.argv[1:]
+output, model, text, other, method, seed, single = sys.argv[1:]
 flow.checkpoint._SINGLE_FILE_BYTES = int(single)
 chance = random.Random(int(seed))
 
@@ -120,8 +137,8 @@ def run(die_at, after):
                 os.kill(os.getpid(), signal.SIGKILL)
         return call
     os.replace, os.rename = counted(os.replace), counted(os.rename)
-    options = dict(sparsity=0.5, samples=3, length=24, device="cpu")
-    prune_to(output, model, calibration_text=text, evaluation_text=text, **options)
+    options = dict(sparsity=0.5, samples=3, length=24, method=Method(method), update=Update.LSQ, device="cpu")
+    prune_to(output, model, calibration_text=text, evaluation_text=other, **options)
 
 killed = 0
 for attempt in range(30):
@@ -158,25 +175,29 @@ print(killed)
 """
 
 
-@pytest.mark.parametrize(("seed", "single"), [(1, 1 << 30), (2, 0)], ids=["one file", "shards"])
+@pytest.mark.parametrize(
+    ("seed", "single", "method"), [(1, 1 << 30, Method.PAPER), (2, 0, Method.FLOW)], ids=["one file", "shards"]
+)
 def test_a_run_that_is_killed_at_any_point_gives_the_same_bytes_in_the_end(
-    seed, single, folder, text, tmp_path, monkeypatch
+    seed, single, method, folder, text, other, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(checkpoint, "_SINGLE_FILE_BYTES", single)
     expected = tmp_path / "expected"
-    prune_to(expected, folder, calibration_text=text, evaluation_text=text, **OPTIONS, device="cpu")
+    options = OPTIONS | {"method": method, "calibration_text": text, "evaluation_text": other, "device": "cpu"}
+    prune_to(expected, folder, **options)
     output = tmp_path / "place" / "out"
     output.parent.mkdir()
     if seed == 2:
         # An earlier result, of other options, that is to be replaced.
-        prune_to(output, folder, calibration_text=text, sparsity=0.25, samples=2, length=16, device="cpu")
-    words = [sys.executable, "-c", VICTIMS, str(output), str(folder), str(text), str(seed), str(single)]
+        prune_to(output, folder, **options | {"sparsity": 0.25, "samples": 2, "length": 16})
+    words = [sys.executable, "-c", VICTIMS]
+    words += map(str, (output, folder, text, other, method.value, seed, single))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) >= 3
     # A process that is killed between the last rename and the end leaves its work folder, which the next one clears.
-    prune_to(output, folder, calibration_text=text, evaluation_text=text, **OPTIONS, device="cpu")
+    prune_to(output, folder, **options)
     assert sorted(path.name for path in output.parent.iterdir()) == ["out"]
     assert contents(output) == contents(expected)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from flow.text import LEAK_CHARACTERS, TextError, check_unseen, draw_samples, read_text, tokenize
+from flow.text import LEAK_CHARACTERS, TextError, check_unseen, draw_samples, read_text, set_apart, tokenize
 from tests.tiny_models import byte_tokenizer
 
 
@@ -82,3 +82,19 @@ def test_impossible_samples_are_refused():
         draw_samples(tokens, 0, 5, seed=0)
     with pytest.raises(TextError, match=r"^calibration length must be at least 1, not -1$"):
         draw_samples(tokens, 1, -1, seed=0)
+
+
+@pytest.mark.parametrize("size", [100, 799, 800, 5000, 100_000])
+def test_a_text_is_split_in_two_that_share_nothing(size):
+    tokens = torch.arange(size)
+    measured, apart = set_apart(tokens, 100)
+    if size < 800:
+        assert torch.equal(measured, tokens)
+        assert torch.equal(apart, tokens)
+        return
+    assert torch.equal(torch.cat([measured, apart]).sort().values, tokens)
+    assert len(apart) == pytest.approx(size / 8, rel=0.01)
+    # Whole windows fit into each stretch that is set apart, and the stretches lie all over the text.
+    seams = (apart.diff() != 1).nonzero().flatten()
+    assert len(apart) // (len(seams) + 1) >= 100
+    assert apart[0] <= size - len(apart)

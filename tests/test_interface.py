@@ -15,8 +15,8 @@ from flexcim.commands import LOAD_FIELDS, RUN_FIELDS, Load, Run
 from flexcim.config import SUM_BITS, MacroConfig
 from flexcim.pattern import Pattern
 from flexcim.streams import activation_beats, activation_payloads, constant_payloads, result_elements, weight_payloads
-from hw.interface import describe, header, macro_ports
-from hw.verilog import generate
+from hw.interface import describe, header_lines, macro_ports
+from hw.verilog import comment_block, generate
 
 SMALL = MacroConfig.from_mapping({"rows": 4, "columns": 4})
 DENSE = MacroConfig(
@@ -174,6 +174,11 @@ def test_a_window_wider_than_the_port_has_beats_of_its_own():
 
 
 # --- The header ------------------------------------------------------------------------------------------------------
+
+
+def header(interface: dict) -> str:
+    """The comment at the top of the file."""
+    return comment_block(header_lines(interface), init=interface["initial_values"])
 
 
 def words(text: str) -> str:

@@ -21,7 +21,7 @@ from hw.shared_modules import place, place_array
 from hw.verilog import generate
 from sim.bench.runner import Outcome, run_tests
 from sim.bench.simulators import build
-from sim.bench.verify import TEST_MODULE
+from sim.bench.verify import MACRO_TESTS
 
 # Two lanes for five offsets make three phases, two bits a cycle four slices, and a narrow port two beats a window:
 # every counter counts, and a cycle lost while a vector is filled shows.
@@ -159,7 +159,7 @@ CONTROL = {
 def bench_outcomes(folder, tests: tuple[str, ...]) -> list[Outcome]:
     """Generate the macro, which may be broken, and run tests of the bench under Icarus."""
     built = build(generate(CONFIG), "icarus")
-    return run_tests(built, CONFIG, TEST_MODULE, folder, seed=1, tests=tests)
+    return run_tests(built, CONFIG, MACRO_TESTS, folder, seed=1, tests=tests)
 
 
 @pytest.mark.parametrize("name", REWIRED)

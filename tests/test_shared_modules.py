@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from amaranth.back.verilog import YosysError
 from amaranth.hdl import Cat, Module, Signal, unsigned
-from amaranth.lib import wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
@@ -30,6 +30,34 @@ class Accumulate(wiring.Component):
         with m.If(self.enable):
             m.d.sync += register.eq(register + self.term)
         m.d.comb += [self.total.eq(register + 1), self.odd.eq(register[0])]
+        return m
+
+
+class Streamed(wiring.Component):
+    """Has a port within an interface."""
+
+    def __init__(self) -> None:
+        super().__init__({"terms": In(stream.Signature(4)), "total": Out(8)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.d.comb += self.terms.ready.eq(1)
+        with m.If(self.terms.valid):
+            m.d.sync += self.total.eq(self.total + self.terms.payload)
+        return m
+
+
+class Resettable(wiring.Component):
+    """Places a component with a reset of its own."""
+
+    def __init__(self) -> None:
+        super().__init__({"term": In(4), "clear": In(1), "total": Out(8), "ready": Out(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        inputs = {"terms__payload": self.term, "terms__valid": 1}
+        placed = place(m, platform, "streamed", "streamed", Streamed, inputs, reset=self.clear)
+        m.d.comb += [self.total.eq(placed["total"]), self.ready.eq(placed["terms__ready"])]
         return m
 
 
@@ -265,3 +293,17 @@ def test_a_part_of_an_array_is_as_wide_as_its_port(platform):
     with pytest.raises(ValueError, match=r"^an input of 8 bits in each of 3 components cannot be driven by 20 bits$"):
         place_array(m, platform, "part", "negate", Negate, 3, {"word": Signal(20)})
     Simulator(m)
+
+
+def test_a_component_with_streams_and_a_reset_of_its_own():
+    stimulus = [{"term": 3}, {}, {"clear": 1}, {"clear": 0}, {}]
+    seen = trace(Resettable(), stimulus, ["total", "ready"], extra=1)
+    assert seen == [(0, 1), (3, 1), (6, 1), (0, 1), (3, 1), (6, 1)]
+    shared = SharedModules("top")
+    shared.add(Resettable(), "top")
+    text = shared.verilog()
+    (instance,) = re.findall(r"top_streamed streamed \((.*?)\);", text, flags=re.DOTALL)
+    assert {".terms__payload(term)", ".terms__valid(1'h1)"} <= set(re.sub(r"\s", "", instance).split(","))
+    reset = re.search(r"\.rst\((.*?)\)", instance)
+    assert reset is not None
+    assert re.search(rf"assign {re.escape(reset[1].strip())} += rst \| clear;", text)

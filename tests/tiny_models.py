@@ -19,7 +19,10 @@ from flow.blocks import find_blocks
 from flow.quiet import quiet
 
 TEXT = "In the beginning was the word, and the word was made of bytes – all of them printable. " * 40
-"""Text for calibration and evaluation, not all of it ASCII."""
+"""Text for calibration, not all of it ASCII."""
+
+OTHER_TEXT = "And the bytes were many, so that he who read them – slowly, by night – grew weary of them all. " * 40
+"""Text for evaluation."""
 
 
 def tiny_llama(seed: int = 0) -> LlamaForCausalLM:

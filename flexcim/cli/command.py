@@ -58,8 +58,8 @@ class Subcommand:
 # Modules are named, not imported: the ground floor must not import upwards, and torch or Amaranth take seconds.
 SUBCOMMANDS: Mapping[str, Subcommand] = MappingProxyType(
     {
-        "generate": Subcommand("hw.cli", "generate", "Generate the Verilog of a macro."),
-        "verify": Subcommand("sim.cli", "verify", "Check a macro's Verilog against the golden model."),
+        "generate": Subcommand("hw.cli", "generate", "Generate the Verilog of a macro or an accelerator."),
+        "verify": Subcommand("sim.cli", "verify", "Check generated Verilog against the golden model."),
         "prune": Subcommand("flow.cli", "prune", "Prune a model, with a pattern for each layer, and pack it."),
         "demo": Subcommand("sim.demo.cli", "demo", "Prune a model, run it on the engine and write a report."),
         "presets": Subcommand("flexcim.cli.presets", "presets", "List the configurations that have a name."),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, Any
 
 import tomli_w
 import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from flexcim.config import PRESETS, preset
+from flexcim.accelerator_config import ACCELERATOR_PRESETS
+from flexcim.config import PRESETS, ConfigError
 
 __all__ = ["presets"]
 
@@ -26,7 +27,7 @@ def presets(
     Examples: `flexcim presets`, `flexcim presets board > my.toml`
     """
     if name is not None:
-        print(tomli_w.dumps({"macro": preset(name).to_mapping()}), end="")
+        print(tomli_w.dumps(_document(name)), end="")
         return
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
@@ -41,6 +42,32 @@ def presets(
     width = max(map(len, menus))
     for name, menu in menus.items():
         console.print(f"  {name:<{width}}  {menu}", highlight=False, soft_wrap=True)
+
+    console.print(_accelerators())
+
+
+def _document(name: str) -> dict[str, Any]:
+    """A preset's TOML document."""
+    if name in ACCELERATOR_PRESETS:
+        values = ACCELERATOR_PRESETS[name].to_mapping()
+        return {"macro": values.pop("macro"), "accelerator": values}
+    if name in PRESETS:
+        return {"macro": PRESETS[name].to_mapping()}
+    raise ConfigError(f"unknown preset {name!r}; known are {', '.join((*PRESETS, *ACCELERATOR_PRESETS))}")
+
+
+def _accelerators() -> Table:
+    """The accelerators, each with the name of its macro's preset."""
+    table = Table("parameter", *(Column(name, justify="right") for name in ACCELERATOR_PRESETS))
+    macros = [
+        next(name for name, macro in PRESETS.items() if macro == config.macro)
+        for config in ACCELERATOR_PRESETS.values()
+    ]
+    table.add_row("macro", *macros)
+    for parameter in ACCELERATOR_PRESETS["accelerator"].to_mapping():
+        if parameter != "macro":
+            table.add_row(parameter, *(str(getattr(config, parameter)) for config in ACCELERATOR_PRESETS.values()))
+    return table
 
 
 def _toml(value: int | bool) -> str:

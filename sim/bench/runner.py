@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 from cocotb_tools.runner import get_runner
 
+from flexcim.accelerator_config import AcceleratorConfig
 from flexcim.config import MacroConfig
 from flexcim.files import write_text
 from sim.bench.job import CONFIG_FILE, REPORT_FILE
@@ -50,7 +51,13 @@ class Outcome:
 
 
 def run_tests(
-    build: Build, config: MacroConfig, module: str, folder: Path, *, seed: int, tests: Sequence[str] | None = None
+    build: Build,
+    config: MacroConfig | AcceleratorConfig,
+    module: str,
+    folder: Path,
+    *,
+    seed: int,
+    tests: Sequence[str] | None = None,
 ) -> list[Outcome]:
     """Run the tests of a module.
 
@@ -58,7 +65,7 @@ def run_tests(
     ----------
     build : Build
         Where to run them. If it can write waves, it does, into ``folder``.
-    config : MacroConfig
+    config : MacroConfig or AcceleratorConfig
         The configuration that the build was generated from.
     module : str
         Python module of the tests.

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from flexcim.accelerator_config import AcceleratorConfig
 from flexcim.config import MacroConfig
+from hw.accelerator_verilog import generate_accelerator
 from hw.verilog import GeneratedVerilog, generate
 from sim.bench.runner import Outcome, run_tests
 from sim.bench.simulators import Build, SimulatorError, build, check_tools
 
-__all__ = ["TEST_MODULE", "Verification", "verify_macro"]
+__all__ = [
+    "ACCELERATOR_TESTS",
+    "MACRO_TESTS",
+    "Verification",
+    "verify_accelerator",
+    "verify_configuration",
+    "verify_macro",
+]
 
-TEST_MODULE = "sim.bench.macro_tests"
+MACRO_TESTS = "sim.bench.macro_tests"
 """The tests that every macro has to pass."""
+
+ACCELERATOR_TESTS = "sim.bench.accelerator_tests"
+"""The tests that every accelerator has to pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +39,7 @@ class Verification:
     ----------
     label : str
         The configuration's name.
-    config : MacroConfig
+    config : MacroConfig or AcceleratorConfig
         The configuration.
     init : bool
         Whether registers have initial values in the Verilog.
@@ -45,7 +58,7 @@ class Verification:
     """
 
     label: str
-    config: MacroConfig
+    config: MacroConfig | AcceleratorConfig
     init: bool
     simulator: str
     seed: int
@@ -71,7 +84,7 @@ def verify_macro(
     waves: bool = False,
     verilog: GeneratedVerilog | None = None,
 ) -> Verification:
-    """Verify a configuration. What goes wrong in building or running the design is an outcome like a failed test.
+    """Verify a macro. What goes wrong in building or running the design is an outcome like a failed test.
 
     Parameters
     ----------
@@ -97,20 +110,86 @@ def verify_macro(
     SimulatorError
         If a tool is missing.
     """
+    return _verify(
+        label,
+        config,
+        MACRO_TESTS,
+        lambda: verilog or generate(config, init=init),
+        simulator,
+        folder,
+        seed=seed,
+        init=init,
+        waves=waves,
+    )
+
+
+def verify_accelerator(
+    label: str,
+    config: AcceleratorConfig,
+    simulator: str,
+    folder: Path,
+    *,
+    seed: int,
+    init: bool = True,
+    waves: bool = False,
+    verilog: GeneratedVerilog | None = None,
+) -> Verification:
+    """Verify an accelerator, likewise; see `verify_macro` for the parameters."""
+    return _verify(
+        label,
+        config,
+        ACCELERATOR_TESTS,
+        lambda: verilog or generate_accelerator(config, init=init),
+        simulator,
+        folder,
+        seed=seed,
+        init=init,
+        waves=waves,
+    )
+
+
+def verify_configuration(
+    label: str,
+    config: MacroConfig | AcceleratorConfig,
+    simulator: str,
+    folder: Path,
+    *,
+    seed: int,
+    init: bool = True,
+    waves: bool = False,
+) -> Verification:
+    """Verify a macro or an accelerator; see `verify_macro` for the parameters."""
+    if isinstance(config, AcceleratorConfig):
+        return verify_accelerator(label, config, simulator, folder, seed=seed, init=init, waves=waves)
+    return verify_macro(label, config, simulator, folder, seed=seed, init=init, waves=waves)
+
+
+def _verify(
+    label: str,
+    config: MacroConfig | AcceleratorConfig,
+    tests: str,
+    make: Callable[[], GeneratedVerilog],
+    simulator: str,
+    folder: Path,
+    *,
+    seed: int,
+    init: bool,
+    waves: bool,
+) -> Verification:
     check_tools(simulator)
     begun = time.perf_counter()
     build_seconds = 0.0
     waves_file = None
     try:
-        design = verilog or generate(config, init=init)
+        design = make()
         built = build(design, simulator, waves=waves)
         build_seconds = time.perf_counter() - begun
-        outcomes = run_tests(built, config, TEST_MODULE, folder, seed=seed)
+        outcomes = run_tests(built, config, tests, folder, seed=seed)
         failed = [outcome.name for outcome in outcomes if not outcome.passed]
         if waves:
             waves_file = _waves_file(built, folder)
         elif failed:
-            waves_file = _write_waves(design, config, simulator, folder / "waves", seed, failed)
+            waves_file = _write_waves(design, config, tests, simulator, folder / "waves", seed, failed)
     except SimulatorError as error:
         seconds = time.perf_counter() - begun
         outcomes = [Outcome(name="simulation", passed=False, seconds=seconds, results=0, cycles=0, message=str(error))]
@@ -128,12 +207,18 @@ def verify_macro(
 
 
 def _write_waves(
-    design: GeneratedVerilog, config: MacroConfig, simulator: str, folder: Path, seed: int, tests: list[str]
+    design: GeneratedVerilog,
+    config: MacroConfig | AcceleratorConfig,
+    module: str,
+    simulator: str,
+    folder: Path,
+    seed: int,
+    tests: list[str],
 ) -> Path | None:
     """Run tests again in a build that writes waves, as such builds are slower; None if that fails."""
     with suppress(SimulatorError):  # the tests that failed are what matters
         built = build(design, simulator, waves=True)
-        run_tests(built, config, TEST_MODULE, folder, seed=seed, tests=tests)
+        run_tests(built, config, module, folder, seed=seed, tests=tests)
         return _waves_file(built, folder)
     return None
 

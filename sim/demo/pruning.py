@@ -137,6 +137,7 @@ def prune_model(job: PruneJob) -> PrunedModel:
     import torch
 
     from flow.export import pack
+    from flow.options import Method, Score, Update
     from flow.pruner import prune
     from flow.quiet import quiet
 
@@ -149,6 +150,9 @@ def prune_model(job: PruneJob) -> PrunedModel:
         calibration_text=job.calibration,
         evaluation_text=job.heldout,
         config=job.config,
+        method=Method.PAPER,
+        score=Score.WANDA,
+        update=Update.NONE,
         seed=job.seed,
     )
     packed = pack(result)
@@ -170,6 +174,7 @@ def prune_model(job: PruneJob) -> PrunedModel:
 def _model_report(result: PruneResult, job: PruneJob) -> ModelReport:
     evaluations = result.evaluations
     assert evaluations is not None, "a text to evaluate on was given"
+    assert result.target is not None, "a sparsity was asked for"
     return ModelReport(
         name=result.checkpoint.name,
         sparsity_target=result.target,

@@ -1,0 +1,276 @@
+"""Choosing: from a method's name and the dense model's statistics to a pattern for each unit.
+
+``paper``, ``uniform`` and ``owl`` ask the statistics only. ``flow`` prunes every layer under every pattern, measures
+what that does to the loss, solves the knapsack, refines its answer in the pruned model, and keeps whatever has the
+least loss, the simpler methods' answers included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from flexcim.pattern import Pattern
+from flow.blocks import LinearLayer
+from flow.costs import LossModel
+from flow.options import Granularity, Method
+from flow.outliers import find_outliers
+from flow.refinement import Bench, descend
+from flow.scores import wanda_scores
+from flow.selectors import (
+    CANDIDATES,
+    Assignment,
+    Choice,
+    Problem,
+    UnitFacts,
+    explained,
+    select_cheapest,
+    select_owl,
+    select_paper,
+    select_uniform,
+    uniform_mixes,
+)
+from flow.statistics import InputStatistics
+from flow.treatment import Treatment
+
+__all__ = [
+    "DEFAULT_ROUNDS",
+    "Evidence",
+    "Selection",
+    "choose",
+    "default_granularity",
+    "rivals_of",
+    "search",
+    "set_up",
+    "undominated",
+]
+
+DEFAULT_ROUNDS = 2
+"""Times that costs are measured again in the pruned model."""
+
+_TRUST = (1.0, 0.5)
+"""Shares of the measured slope that are followed: the more, the farther from where it was measured."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Evidence:
+    """What a choice is based on.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        The dense model; it is dense again when a choice has been made.
+    units : tuple of tuples of LinearLayer
+        The layers of each unit of the problem.
+    dense : mapping
+        Statistics of the layers' inputs in the dense model, by the layer's name.
+    treatment : Treatment
+        How the layers will be pruned: what a pattern costs depends on it.
+    samples : Tensor
+        Samples that the costs are measured on, [samples, length], int64.
+    guard : Tensor
+        Samples that whole assignments are compared on; the same shape.
+    seed : int
+        Seed of the labels that the model draws.
+    rounds : int
+        Times that costs are measured again in the pruned model.
+    loaded : callable, optional
+        Gives a context in which the weights of a layer's block are in memory; by default they always are.
+    """
+
+    model: PreTrainedModel
+    units: tuple[tuple[LinearLayer, ...], ...]
+    dense: Mapping[str, InputStatistics]
+    treatment: Treatment
+    samples: Tensor
+    guard: Tensor
+    seed: int = 0
+    rounds: int = DEFAULT_ROUNDS
+    loaded: Callable[[LinearLayer], AbstractContextManager[None]] = lambda layer: nullcontext()
+
+    @contextmanager
+    def holding(self, units: Iterable[Iterable[LinearLayer]]) -> Iterator[None]:
+        """Have the weights of some units in memory for as long as the context is open."""
+        with ExitStack() as stack:
+            for unit in units:
+                for layer in unit:
+                    stack.enter_context(self.loaded(layer))
+            yield
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The patterns of all units, and how they were found.
+
+    Parameters
+    ----------
+    assignment : Assignment
+        The choice for each unit.
+    trials : dict
+        Loss of the guard's samples under each assignment that was tried, nats per token, by its name; empty for methods
+        that try nothing.
+    """
+
+    assignment: Assignment
+    trials: dict[str, float] = field(default_factory=dict)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The selection as JSON's plain values."""
+        choices = [[str(choice.pattern), choice.cost, choice.reason] for choice in self.assignment.choices]
+        return {
+            "method": self.assignment.method,
+            "choices": choices,
+            "used": self.assignment.used,
+            "trials": self.trials,
+        }
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Selection:
+        """The selection that `to_mapping` was asked for."""
+        choices = tuple(Choice(Pattern.parse(pattern), cost, reason) for pattern, cost, reason in values["choices"])
+        return cls(Assignment(values["method"], choices, values["used"]), values["trials"])
+
+
+def default_granularity(method: Method) -> Granularity:
+    """What gets a pattern of its own: a block as the paper has it, else a layer, which is the better choice."""
+    return Granularity.BLOCK if method is Method.PAPER else Granularity.LAYER
+
+
+def choose(method: Method, problem: Problem, evidence: Evidence) -> Selection:
+    """Choose a pattern for each unit.
+
+    Parameters
+    ----------
+    method : Method
+        Who chooses.
+    problem : Problem
+        The budget; its units are those of the evidence.
+    evidence : Evidence
+        What is known of the model.
+
+    Raises
+    ------
+    SelectionError
+        If the menu has not what the method needs.
+    """
+    if method is Method.UNIFORM:
+        return Selection(select_uniform(problem))
+    if method is Method.PAPER:
+        return Selection(select_paper(problem, _facts(evidence)))
+    if method is Method.OWL:
+        return Selection(select_owl(problem, [facts.outlier_share for facts in _facts(evidence)]))
+    return _choose_flow(problem, evidence)
+
+
+def _facts(evidence: Evidence) -> list[UnitFacts]:
+    """Outliers of each unit by its scores in the dense model."""
+    facts = []
+    for unit in evidence.units:
+        with evidence.holding([unit]):
+            found = find_outliers([wanda_scores(layer.weight, evidence.dense[layer.name].norms) for layer in unit])
+        facts.append(UnitFacts(found.share, found.locality))
+    return facts
+
+
+def _choose_flow(problem: Problem, evidence: Evidence) -> Selection:
+    rivals = rivals_of(problem, evidence)
+    needed = {problem.patterns.index(pattern) for rival in rivals for pattern in rival.patterns}
+    narrow = problem.restricted(sorted(needed.union(undominated(problem))))
+    with evidence.holding(evidence.units):
+        bench = set_up(narrow.patterns, evidence)
+        try:
+            return search(narrow, bench, bench.around_dense(evidence.samples, evidence.seed), evidence, rivals)
+        finally:
+            bench.restore()
+
+
+def rivals_of(problem: Problem, evidence: Evidence) -> list[Assignment]:
+    """What simpler methods answer, which need no measurement: the uniform mixes, and the paper if it can."""
+    rivals = [*uniform_mixes(problem.restricted(undominated(problem)))]
+    if _can_answer_paper(problem):
+        rivals.append(select_paper(problem, _facts(evidence)))
+    return rivals
+
+
+def set_up(patterns: Sequence[Pattern], evidence: Evidence) -> Bench:
+    """Prune every layer under every pattern, from its statistics in the dense model."""
+    treated = {
+        layer.name: evidence.treatment.apply(layer.weight, evidence.dense[layer.name], patterns).weights
+        for unit in evidence.units
+        for layer in unit
+    }
+    return Bench(evidence.model, evidence.units, treated, evidence.guard)
+
+
+def _can_answer_paper(problem: Problem) -> bool:
+    """Whether the paper's candidates on the menu can keep the budget."""
+    columns = [column for column, pattern in enumerate(problem.patterns) if pattern in CANDIDATES]
+    return bool(columns) and problem.resources[:, columns].min(axis=1).sum() <= problem.limit
+
+
+def undominated(problem: Problem) -> list[int]:
+    """Columns that are worth measuring: a mask of 2:4 is one of 4:8 too, so that 2:4 can only win by taking less."""
+
+    def dominated(column: int) -> bool:
+        pattern = problem.patterns[column]
+        return any(
+            other.m > pattern.m
+            and other.m % pattern.m == 0
+            and other.n * pattern.m == pattern.n * other.m
+            and (problem.resources[:, index] <= problem.resources[:, column]).all()
+            for index, other in enumerate(problem.patterns)
+        )
+
+    return [column for column in range(len(problem.patterns)) if not dominated(column)]
+
+
+def _columns(problem: Problem, patterns: Sequence[Pattern]) -> NDArray[np.int64]:
+    return np.array([problem.patterns.index(pattern) for pattern in patterns], dtype=np.int64)
+
+
+def search(
+    problem: Problem, bench: Bench, around: LossModel, evidence: Evidence, rivals: Sequence[Assignment]
+) -> Selection:
+    """Solve the knapsack, refine it in the pruned model, and keep what has the least loss.
+
+    Parameters
+    ----------
+    problem : Problem
+        The problem; its patterns are those of the bench.
+    bench : Bench
+        The model under every pattern.
+    around : LossModel
+        What they cost in the dense model.
+    evidence : Evidence
+        The samples.
+    rivals : sequence of Assignment
+        What else to compare with.
+    """
+    tried: dict[str, NDArray[np.int64]] = {}
+    for rival in rivals:
+        tried.setdefault(f"{rival.method} {_short(rival)}", _columns(problem, rival.patterns))
+    knapsack = _columns(problem, select_cheapest(problem, around.costs).patterns)
+    tried["knapsack"] = knapsack
+    tried["interactions"] = descend(problem, around, knapsack)
+    losses = {name: bench.loss(columns) for name, columns in tried.items()}
+    for turn in range(evidence.rounds):
+        best = tried[min(losses, key=losses.__getitem__)]
+        there = bench.around(best, evidence.samples)
+        for trust in _TRUST:
+            name = f"refined {turn + 1} at {trust:.0%}"
+            tried[name] = descend(problem, there.trusted(trust), best)
+            losses[name] = bench.loss(tried[name])
+    winner = min(losses, key=losses.__getitem__)
+    return Selection(explained(problem, around.costs, tried[winner], winner), losses)
+
+
+def _short(rival: Assignment) -> str:
+    """The patterns of a rival in a few characters."""
+    return "+".join(str(pattern) for pattern in sorted(set(rival.patterns), key=lambda pattern: pattern.density))

@@ -1,0 +1,232 @@
+"""Updates of the kept weights: what is left of a layer makes up for what is dropped.
+
+A layer's output error on the calibration tokens is ``sum_i (w_i - w'_i) H (w_i - w'_i)^T`` over its outputs i, with
+H = E[x x^T]. Everything here is a pure function of the weights, H and a mask, in the dtype of H.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flexcim.pattern import Pattern
+
+__all__ = ["DAMPING", "Curvature", "UpdateError", "damped", "least_squares", "obs_sweep", "row_errors"]
+
+DAMPING = 0.01
+"""Share of H's mean diagonal that is added to its diagonal: SparseGPT's value (arXiv 2301.00774)."""
+
+_MOST_DAMPING = 100.0
+"""Beyond this the update hardly moves a weight; H must hold something that is no second moment."""
+
+_CHUNK = 1 << 24
+"""Numbers of the systems that are solved at once; it bounds the memory of `least_squares`."""
+
+_PANEL = 64
+"""Columns between two updates of all columns that come later, as matrix products are faster than outer products."""
+
+
+class UpdateError(ValueError):
+    """Second moments that cannot be factorised however much they are damped."""
+
+
+@dataclass(frozen=True, eq=False)
+class Curvature:
+    """Second moments of a layer's inputs that are safe to invert.
+
+    Parameters
+    ----------
+    matrix : Tensor
+        H + damping * mean(diag H) * I, [inputs, inputs], positive definite.
+    damping : float
+        What was needed: the share that was asked for, or the next power of ten above it with which the Cholesky
+        factorisation goes through.
+    """
+
+    matrix: Tensor
+    damping: float
+
+    @property
+    def inverse_factor(self) -> Tensor:
+        """U, upper triangular, U^T U = H^-1, [inputs, inputs]."""
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(self.matrix))
+        # The inverse's own rounding could cost it its definiteness where H is damped least; symmetry is what it needs.
+        return torch.linalg.cholesky((inverse + inverse.T) / 2, upper=True)
+
+    @property
+    def inverse_diagonal(self) -> Tensor:
+        """Diagonal of H^-1, [inputs]."""
+        return torch.cholesky_inverse(torch.linalg.cholesky(self.matrix)).diagonal()
+
+
+def damped(moments: Tensor, damping: float = DAMPING) -> Curvature:
+    """Damp second moments until they, and their inverse, can be factorised.
+
+    The damping keeps the solution near the trained weights in directions that the calibration hardly saw; an input that
+    was always zero leaves its weight as it is.
+
+    Parameters
+    ----------
+    moments : Tensor
+        H, [inputs, inputs], symmetric, positive semidefinite up to rounding.
+    damping : float
+        Share of the mean diagonal to begin with, positive.
+
+    Raises
+    ------
+    ValueError
+        If ``moments`` is no square matrix of finite numbers, or the damping is not positive.
+    UpdateError
+        If no damping helps.
+    """
+    if moments.ndim != 2 or moments.shape[0] != moments.shape[1]:
+        raise ValueError(f"second moments must be [inputs, inputs], not of shape {list(moments.shape)}")
+    if not moments.isfinite().all():
+        raise ValueError("second moments must be finite")
+    if not damping > 0:
+        raise ValueError(f"damping must be positive, not {damping}")
+    mean = moments.diagonal().mean().item()
+    while damping <= _MOST_DAMPING:
+        matrix = moments.clone()
+        matrix.diagonal().add_(damping * mean if mean > 0 else 1.0)
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        if not failed:
+            inverse = torch.cholesky_inverse(factor)
+            if not torch.linalg.cholesky_ex((inverse + inverse.T) / 2, upper=True).info:
+                return Curvature(matrix, damping)
+        damping *= 10
+    raise UpdateError("second moments are not positive semidefinite, whatever their damping")
+
+
+def least_squares(weight: Tensor, curvature: Curvature, mask: Tensor) -> Tensor:
+    """The best weights under a mask: for each output i, those of its kept weights K that minimise its output error,
+    ``H_KK w'_K = H_K: w``, with the damped H.
+
+    Every output is a system of its own; they are solved together by Cholesky factorisations, in chunks that bound the
+    memory.
+
+    Parameters
+    ----------
+    weight : Tensor
+        Dense weights, [outputs, inputs].
+    curvature : Curvature
+        Damped second moments of the inputs.
+    mask : Tensor
+        True where a weight is kept, [outputs, inputs], bool; each output keeps the same number.
+
+    Returns
+    -------
+    Tensor
+        [outputs, inputs], zero outside of the mask, in the dtype of the curvature.
+
+    Raises
+    ------
+    ValueError
+        If the outputs keep different numbers of weights.
+    """
+    H = curvature.matrix
+    outputs, inputs = weight.shape
+    counts = mask.sum(dim=1)
+    kept = int(counts[0])
+    if not (counts == kept).all():
+        raise ValueError(
+            f"each output must keep the same number of weights, not {int(counts.min())} to {int(counts.max())}"
+        )
+    weight = weight.to(H)
+    if kept in (0, inputs):
+        return weight * mask
+    columns = mask.nonzero()[:, 1].view(outputs, kept)
+    targets = (weight @ H).gather(1, columns)
+    updated = torch.zeros_like(weight)
+    for rows in torch.arange(outputs, device=H.device).split(max(1, _CHUNK // kept**2)):
+        among = columns[rows]
+        systems = H[among[:, :, None], among[:, None, :]]
+        # A principal submatrix of a positive definite matrix is one as well, so that this cannot fail.
+        solution = torch.cholesky_solve(targets[rows, :, None], torch.linalg.cholesky(systems))
+        updated[rows] = updated[rows].scatter(1, among, solution[..., 0])
+    return updated
+
+
+def obs_sweep(
+    weight: Tensor, curvature: Curvature, patterns: Sequence[Pattern], masks: Sequence[Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """SparseGPT's sweep (arXiv 2301.00774) under several patterns at once, which share the factorisation.
+
+    From the first input to the last, a weight that is dropped is made up for by all later ones. Unless masks are given,
+    each group of m inputs keeps the n whose loss by the optimal brain surgeon would be largest when the sweep reaches
+    the group.
+
+    Parameters
+    ----------
+    weight : Tensor
+        Dense weights, [outputs, inputs].
+    curvature : Curvature
+        Damped second moments of the inputs.
+    patterns : sequence of Pattern
+        The patterns, each of which gets its own result.
+    masks : sequence of Tensor, optional
+        Their masks, [outputs, inputs] bool each.
+
+    Returns
+    -------
+    weights : Tensor
+        [patterns, outputs, inputs], zero outside of the masks, in the dtype of the curvature.
+    masks : Tensor
+        [patterns, outputs, inputs], bool.
+    """
+    U = curvature.inverse_factor
+    scales = U.diagonal()
+    outputs, inputs = weight.shape
+    swept = weight.to(U).repeat(len(patterns), 1, 1)
+    kept = torch.ones(swept.shape, dtype=torch.bool, device=U.device) if masks is None else torch.stack(tuple(masks))
+    # Columns up to `ahead` are always up to date, so that a group that begins in a panel can be judged as a whole.
+    reach = max((pattern.m for pattern in patterns), default=1)
+    for start in range(0, inputs, _PANEL):
+        stop = min(start + _PANEL, inputs)
+        ahead = min(stop + reach, inputs)
+        errors = swept.new_zeros(len(patterns), outputs, stop - start)
+        for column in range(start, stop):
+            if masks is None:
+                for index in _beginning(patterns, column):
+                    group = slice(column, min(column + patterns[index].m, inputs))
+                    kept[index, :, group] = _largest(swept[index, :, group] / scales[group], patterns[index].n)
+            error = swept[:, :, column] / scales[column] * ~kept[:, :, column]
+            swept[:, :, column:ahead] -= error[..., None] * U[column, column:ahead]
+            errors[:, :, column - start] = error
+        swept[:, :, ahead:] -= errors @ U[start:stop, ahead:]
+    return swept * kept, kept
+
+
+def _beginning(patterns: Sequence[Pattern], column: int) -> Iterable[int]:
+    """Indices of the sparse patterns that have a group beginning at a column."""
+    return (i for i, pattern in enumerate(patterns) if not pattern.is_dense and column % pattern.m == 0)
+
+
+def _largest(values: Tensor, count: int) -> Tensor:
+    """True at the largest magnitudes of each row, all of them if there are no more than ``count``."""
+    order = values.abs().topk(min(count, values.shape[1]), dim=1).indices
+    return torch.zeros_like(values, dtype=torch.bool).scatter_(1, order, True)
+
+
+def row_errors(weight: Tensor, treated: Tensor, moments: Tensor) -> Tensor:
+    """Mean square error of each output on the calibration tokens, diag((W - W') H (W - W')^T).
+
+    Parameters
+    ----------
+    weight : Tensor
+        Dense weights, [outputs, inputs].
+    treated : Tensor
+        What became of them, [..., outputs, inputs].
+    moments : Tensor
+        H, [inputs, inputs].
+
+    Returns
+    -------
+    Tensor
+        [..., outputs], none negative, in the dtype of the moments.
+    """
+    change = treated.to(moments) - weight.to(moments)
+    return ((change @ moments) * change).sum(dim=-1).clamp(min=0)

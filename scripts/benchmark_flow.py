@@ -1,0 +1,217 @@
+#!/usr/bin/env python3
+"""Measure how long pruning takes, against straightforward implementations of the published procedures in the same run.
+
+- The masks alone, on a matrix of 4096 x 11008: group by group with topk, as Wanda's release does it.
+- All of Wanda: the same samples, batches and passes (each block is run once to measure and once to hand on).
+- FLOW with its update: against SparseGPT's procedure, which has no patterns to choose.
+
+Loading is not counted. Times are processor time, the best of several, as other work on the machine disturbs it least.
+
+    python scripts/benchmark_flow.py
+    python scripts/benchmark_flow.py --samples 16 --repeats 1
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from flexcim.config import PRESETS
+from flexcim.pattern import Pattern
+from flow.blocks import LinearLayer, find_blocks
+from flow.budgets import SparsityBudget, pose
+from flow.checkpoint import load_checkpoint
+from flow.choosing import Evidence, choose
+from flow.masks import nm_mask
+from flow.options import GUARD_SAMPLES, Method
+from flow.quiet import quiet
+from flow.selectors import Choice, units_of
+from flow.stream import BlockStream
+from flow.text import draw_samples, read_text, set_apart, tokenize
+from flow.treatment import Treatment, default_treatment, prune_block
+
+MODELS = Path(__file__).resolve().parents[1] / "models"
+LENGTH = 512
+PANEL = 128
+PATTERN = Pattern(4, 8)
+SPARSITY = 0.6
+
+
+def seconds(work: Callable[[], object], repeats: int) -> float:
+    """The shortest processor time of several calls."""
+    shortest = float("inf")
+    for _ in range(repeats):
+        start = time.process_time()
+        work()
+        shortest = min(shortest, time.process_time() - start)
+    return shortest
+
+
+def mask_by_groups(scores: Tensor, pattern: Pattern) -> Tensor:
+    """True where a weight is kept, one group of columns after the other."""
+    dropped = torch.zeros_like(scores, dtype=torch.bool)
+    for column in range(0, scores.shape[1], pattern.m):
+        group = scores[:, column : column + pattern.m]
+        order = torch.topk(group, pattern.m - pattern.n, dim=1, largest=False).indices
+        dropped.scatter_(1, column + order, True)
+    return ~dropped
+
+
+class Straightforward:
+    """The published procedures: hooks collect statistics as the samples pass a block, which is pruned and run again."""
+
+    def __init__(self, sparsegpt: bool) -> None:
+        self.sparsegpt = sparsegpt
+        self.sums: dict[str, Tensor] = {}
+        self.seen: dict[str, int] = {}
+
+    def add(self, layer: LinearLayer, inputs: Tensor) -> None:
+        """Take one batch into account: running means, as the releases keep them."""
+        flat = inputs.detach().flatten(0, -2).float().T
+        before, tokens = self.seen.get(layer.name, 0), flat.shape[1]
+        after = before + tokens
+        if self.sparsegpt:
+            scaled = (2 / after) ** 0.5 * flat
+            self.sums[layer.name] = self.sums.get(layer.name, torch.zeros(())) * before / after + scaled @ scaled.T
+        else:
+            norms = flat.norm(p=2, dim=1) ** 2 / after
+            self.sums[layer.name] = self.sums.get(layer.name, torch.zeros(())) * before / after + norms
+        self.seen[layer.name] = after
+
+    def prune(self, layer: LinearLayer) -> None:
+        """Prune the layer by what was seen."""
+        if self.sparsegpt:
+            layer.weight.copy_(self._sweep(layer.weight.clone(), self.sums[layer.name]))
+        else:
+            scores = layer.weight.abs() * self.sums[layer.name].sqrt()
+            layer.weight.masked_fill_(~mask_by_groups(scores, PATTERN), 0.0)
+
+    @staticmethod
+    def _sweep(weight: Tensor, H: Tensor) -> Tensor:
+        columns = weight.shape[1]
+        H.diagonal().add_(0.01 * H.diagonal().mean())
+        U = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(H)), upper=True)
+        for start in range(0, columns, PANEL):
+            stop = min(start + PANEL, columns)
+            panel, inverse = weight[:, start:stop].clone(), U[start:stop, start:stop]
+            pruned, errors = torch.zeros_like(panel), torch.zeros_like(panel)
+            dropped = torch.zeros_like(panel, dtype=torch.bool)
+            for column in range(stop - start):
+                if column % PATTERN.m == 0:
+                    group = slice(column, column + PATTERN.m)
+                    scores = panel[:, group] ** 2 / inverse.diagonal()[group] ** 2
+                    order = torch.topk(scores, PATTERN.m - PATTERN.n, dim=1, largest=False).indices
+                    dropped.scatter_(1, column + order, True)
+                value = panel[:, column]
+                kept = value.clone()
+                kept[dropped[:, column]] = 0
+                pruned[:, column] = kept
+                error = (value - kept) / inverse[column, column]
+                panel[:, column:] -= error[:, None] @ inverse[column, column:][None]
+                errors[:, column] = error
+            weight[:, start:stop] = pruned
+            weight[:, stop:] -= errors @ U[start:stop, stop:]
+        return weight
+
+
+class Subject:
+    """A shipped model, dense again before each run."""
+
+    def __init__(self, name: str, samples: int) -> None:
+        checkpoint = load_checkpoint(MODELS / name)
+        self.model = checkpoint.model
+        self.blocks = find_blocks(self.model)
+        self.layers = [layer for block in self.blocks for layer in block.layers]
+        self.dense = [layer.weight.clone() for layer in self.layers]
+        tokens = tokenize(read_text(MODELS / "text" / "calibration.txt"), checkpoint.tokenizer)
+        measured, apart = set_apart(tokens, LENGTH)
+        self.samples = draw_samples(measured, samples, LENGTH, 0)
+        self.guard = draw_samples(apart, min(samples, GUARD_SAMPLES), LENGTH, 0)
+
+    def restore(self) -> None:
+        """Make the model dense again."""
+        for layer, weight in zip(self.layers, self.dense, strict=True):
+            layer.weight.copy_(weight)
+
+    def straightforward(self, sparsegpt: bool) -> None:
+        """A published procedure, on the same stream of samples."""
+        self.restore()
+        stream = BlockStream(self.model, self.blocks, self.samples)
+        for block in self.blocks:
+            procedure = Straightforward(sparsegpt)
+            handles = [layer.watch(partial(procedure.add, layer)) for layer in block.layers]
+            stream.measure()
+            for handle in handles:
+                handle.remove()
+            for layer in block.layers:
+                procedure.prune(layer)
+            stream.advance()
+
+    def ours(self, treatment: Treatment) -> None:
+        """The same pattern for all."""
+        choice = Choice(PATTERN, 0.0, "for all")
+        self._prune(dict.fromkeys((layer.name for layer in self.layers), choice), treatment)
+
+    def flow(self) -> None:
+        """FLOW, from the dense statistics to the pruned model."""
+        self.restore()
+        treatment = default_treatment(Method.FLOW)
+        evidence = Evidence(
+            model=self.model,
+            units=tuple((layer,) for layer in self.layers),
+            dense=BlockStream(self.model, self.blocks, self.samples, moments=True).dense,
+            treatment=treatment,
+            samples=self.samples,
+            guard=self.guard,
+        )
+        named = [(block.name, [(layer.name, layer.shape) for layer in block.layers]) for block in self.blocks]
+        problem = pose(units_of(named, by_block=False), PRESETS["flexcim"].patterns, SparsityBudget(SPARSITY))
+        chosen = choose(Method.FLOW, problem, evidence).assignment.choices
+        self._prune({layer.name: choice for layer, choice in zip(self.layers, chosen, strict=True)}, treatment)
+
+    def _prune(self, choices: dict[str, Choice], treatment: Treatment) -> None:
+        self.restore()
+        stream = BlockStream(self.model, self.blocks, self.samples)
+        for block in self.blocks:
+            prune_block(block, choices, treatment, stream.measure(moments=treatment.needs_moments))
+            stream.advance()
+
+
+def main(
+    samples: Annotated[int, typer.Option(help=f"Calibration samples of {LENGTH} tokens.")] = 32,
+    repeats: Annotated[int, typer.Option(help="Runs of which the best counts.")] = 2,
+    model: Annotated[list[str], typer.Option(help="Models of the repository.")] = ["llama-kjv", "mamba2-kjv"],  # noqa: B006
+) -> None:
+    """Measure how long pruning takes, against straightforward implementations in the same run."""
+    torch.set_num_threads(1)
+    table = Table("what", "seconds", "published", "ratio")
+
+    def compare(what: str, ours: Callable[[], object], theirs: Callable[[], object]) -> None:
+        mine, published = seconds(ours, repeats), seconds(theirs, repeats)
+        table.add_row(what, f"{mine:.2f}", f"{published:.2f}", f"{mine / published:.2f}x")
+
+    scores = torch.rand(4096, 11008, generator=torch.Generator().manual_seed(0))
+    for pattern in (Pattern(2, 4), Pattern(4, 8)):
+        differ = (nm_mask(scores, pattern) != mask_by_groups(scores, pattern)).sum()
+        assert differ < 1000, "only ties, of which topk takes any, may differ"
+        compare(f"masks {pattern}", partial(nm_mask, scores, pattern), partial(mask_by_groups, scores, pattern))
+    with quiet():
+        for name in model:
+            subject = Subject(name, samples)
+            published = default_treatment(Method.PAPER)
+            compare(f"{name}: wanda", partial(subject.ours, published), partial(subject.straightforward, False))
+            compare(f"{name}: flow, sparsegpt", subject.flow, partial(subject.straightforward, True))
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,30 @@
+"""The bench on generated accelerators: through AXI and Wishbone, in both simulators."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+
+from hw.accelerator_verilog import generate_accelerator
+from sim.bench.simulators import SIMULATORS
+from sim.bench.verify import verify_accelerator
+from tests.accelerators import ACCELERATORS
+
+SEED = 30
+
+
+@functools.cache
+def design(name):
+    """The Verilog of an instance, for both simulators."""
+    return generate_accelerator(ACCELERATORS[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "simulator"),
+    [*(("one bank, parallel", simulator) for simulator in SIMULATORS), ("four macros, wide buses", "verilator")],
+)
+def test_a_small_accelerator_keeps_the_contract(name, simulator, tmp_path):
+    verification = verify_accelerator("small", ACCELERATORS[name], simulator, tmp_path, seed=SEED, verilog=design(name))
+    assert not verification.failed, [f"{outcome.name}: {outcome.message}" for outcome in verification.failed]
+    assert all(outcome.results for outcome in verification.outcomes if outcome.name != "registers")

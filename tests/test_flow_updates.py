@@ -1,0 +1,152 @@
+"""Updates of the kept weights against least squares by torch, brute force, and the sweep written column by column."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from flexcim.pattern import Pattern
+from flow import updates
+from flow.masks import nm_mask
+from flow.updates import UpdateError, damped, least_squares, obs_sweep, row_errors
+
+PATTERNS = [Pattern.parse(text) for text in ("1:1", "1:2", "2:4", "4:7", "4:8", "2:8", "4:11", "1:8")]
+
+
+def data(outputs: int, inputs: int, tokens: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights, and correlated inputs [tokens, inputs], in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(inputs, inputs, generator=generator, dtype=torch.float64)
+    seen = torch.randn(tokens, inputs, generator=generator, dtype=torch.float64) @ mixing
+    return torch.randn(outputs, inputs, generator=generator, dtype=torch.float64), seen
+
+
+def moments(seen: torch.Tensor) -> torch.Tensor:
+    return seen.T @ seen / len(seen)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+@pytest.mark.parametrize("inputs", [16, 29])
+def test_least_squares_equals_that_of_torch_for_each_output(pattern, inputs, monkeypatch):
+    monkeypatch.setattr(updates, "_CHUNK", 2 * inputs**2)  # several chunks, a shorter last one
+    weight, seen = data(7, inputs, 80)
+    mask = nm_mask(weight.abs(), pattern)
+    updated = least_squares(weight, damped(moments(seen), 1e-12), mask)
+    assert not updated[~mask].any()
+    for output in range(7):
+        kept = mask[output]
+        best = torch.linalg.lstsq(seen[:, kept], (seen @ weight[output])[:, None]).solution[:, 0]
+        assert torch.allclose(updated[output, kept], best, rtol=1e-6, atol=1e-8)
+
+
+def test_outputs_that_keep_different_numbers_are_refused():
+    weight, seen = data(2, 4, 20)
+    mask = torch.tensor([[True, True, False, False], [True, False, False, False]])
+    with pytest.raises(ValueError, match="each output must keep the same number of weights, not 1 to 2"):
+        least_squares(weight, damped(moments(seen)), mask)
+
+
+def reference_sweep(weight: torch.Tensor, H: torch.Tensor, pattern: Pattern) -> tuple[torch.Tensor, torch.Tensor]:
+    """The published sweep, one output and one column at a time."""
+    U = torch.linalg.cholesky(torch.linalg.inv(H), upper=True)
+    swept, kept = weight.clone(), torch.ones_like(weight, dtype=torch.bool)
+    for row, mask in zip(swept, kept, strict=True):
+        for column in range(len(row)):
+            if column % pattern.m == 0 and not pattern.is_dense:
+                group = list(range(column, min(column + pattern.m, len(row))))
+                by_loss = sorted(group, key=lambda index: -float(row[index] ** 2 / U[index, index] ** 2))
+                mask[by_loss[pattern.n :]] = False
+            error = 0.0 if mask[column] else float(row[column] / U[column, column])
+            row[column:] -= error * U[column, column:]
+    return swept * kept, kept
+
+
+@pytest.mark.parametrize("inputs", [16, 44])
+def test_the_sweep_of_all_patterns_equals_one_at_a_time(inputs, monkeypatch):
+    monkeypatch.setattr(updates, "_PANEL", 6)  # groups lie across panels
+    weight, seen = data(5, inputs, 100)
+    curvature = damped(moments(seen))
+    swept, kept = obs_sweep(weight, curvature, PATTERNS)
+    for index, pattern in enumerate(PATTERNS):
+        expected, mask = reference_sweep(weight, curvature.matrix, pattern)
+        assert torch.equal(kept[index], mask)
+        assert torch.allclose(swept[index], expected, rtol=1e-8, atol=1e-10)
+
+
+def test_a_sweep_keeps_to_masks_that_are_given():
+    weight, seen = data(5, 16, 60)
+    masks = [nm_mask(weight.abs(), pattern) for pattern in PATTERNS]
+    curvature = damped(moments(seen))
+    swept, kept = obs_sweep(weight, curvature, PATTERNS, masks)
+    for one, mask, pattern in zip(swept, masks, PATTERNS, strict=True):
+        assert not one[~mask].any()
+        if pattern.is_dense:
+            assert torch.equal(one, weight)
+    assert torch.equal(kept, torch.stack(masks))
+
+
+def test_least_squares_is_never_worse_than_the_sweep_and_that_than_nothing():
+    weight, seen = data(12, 40, 200)
+    H = damped(moments(seen))
+    for pattern in PATTERNS:
+        swept, (mask,) = obs_sweep(weight, H, [pattern])
+        best = least_squares(weight, H, mask)
+        errors = [row_errors(weight, one, H.matrix).sum() for one in (best, swept[0], weight * mask)]
+        assert errors == sorted(errors)
+
+
+def test_no_sweep_beats_the_best_of_all_masks():
+    weight, seen = data(60, 8, 60)
+    H = damped(moments(seen))
+    (swept,), (kept,) = obs_sweep(weight, H, [Pattern(4, 8)])
+    best = torch.full((60,), torch.inf, dtype=torch.float64)
+    for chosen in itertools.combinations(range(8), 4):
+        mask = torch.zeros_like(weight, dtype=torch.bool)
+        mask[:, list(chosen)] = True
+        best = torch.minimum(best, row_errors(weight, least_squares(weight, H, mask), H.matrix))
+    solved = row_errors(weight, least_squares(weight, H, kept), H.matrix)
+    assert (solved >= best * (1 - 1e-9)).all()
+    assert (row_errors(weight, swept, H.matrix) >= solved * (1 - 1e-9)).all()
+
+
+def test_row_errors_are_mean_squares_of_the_outputs():
+    weight, seen = data(3, 9, 50)
+    other = torch.stack([weight * 0.5, weight])
+    errors = row_errors(weight, other, moments(seen))
+    assert torch.allclose(errors[0], (seen @ weight.T * 0.5).square().mean(dim=0))
+    assert not errors[1].any()
+
+
+def test_few_tokens_and_dead_inputs_are_damped_and_said_so():
+    weight, seen = data(3, 20, 5)
+    seen[:, 3] = 0
+    curvature = damped(moments(seen))
+    assert curvature.damping == 0.01
+    updated = least_squares(weight, curvature, nm_mask(weight.abs(), Pattern(2, 4)))
+    assert updated.isfinite().all()
+    # Nothing can be made up for by an input that is always zero, and nothing need be.
+    mask = torch.zeros_like(weight, dtype=torch.bool)
+    mask[:, 3:13] = True
+    assert torch.allclose(least_squares(weight, curvature, mask)[:, 3], weight[:, 3])
+    # Inputs that are all zero leave everything as it is.
+    assert torch.equal(least_squares(weight, damped(torch.zeros(20, 20).double()), mask), weight * mask)
+
+
+def test_more_damping_is_used_where_it_is_needed():
+    matrix = torch.tensor([[1.0, 1.2], [1.2, 1.0]])
+    curvature = damped(matrix)
+    assert curvature.damping == pytest.approx(1.0)
+    assert torch.allclose(curvature.matrix, matrix + curvature.damping * torch.eye(2))
+    with pytest.raises(UpdateError, match="second moments are not positive semidefinite, whatever their damping"):
+        damped(torch.tensor([[1.0, 500.0], [500.0, 1.0]]))
+
+
+def test_what_is_no_second_moment_is_refused():
+    with pytest.raises(ValueError, match=r"second moments must be \[inputs, inputs\], not of shape \[2, 3\]"):
+        damped(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="second moments must be finite"):
+        damped(torch.tensor([[torch.nan]]))
+    with pytest.raises(ValueError, match="damping must be positive, not 0"):
+        damped(torch.eye(2), 0)
