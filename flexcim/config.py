@@ -66,7 +66,9 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
             return tomllib.load(file)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ConfigError(f"{path}: is no TOML that can be read, its brackets are nested too deeply") from None
+    except ValueError as error:  # no TOML, no UTF-8, or an integer of thousands of digits
         raise ConfigError(f"{path}: is no TOML ({error})") from None
 
 
@@ -372,7 +374,7 @@ class MacroConfig:
             if not isinstance(values, dict):
                 raise ConfigError(f"macro must be a table, not {values!r}")
             return cls.from_mapping(values, base=preset(document.get("preset", "flexcim")))
-        except ConfigError as error:
+        except ValueError as error:  # a rule, or an integer too long to be named in its sentence
             raise ConfigError(f"{path}: {error}") from None
 
     def to_mapping(self) -> dict[str, Any]:

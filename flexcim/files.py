@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from pathlib import Path
 
-__all__ = ["write_bytes", "write_text"]
+__all__ = ["check_writable", "named_folder", "write_bytes", "write_text"]
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -36,6 +37,37 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a UTF-8 text file atomically; see `write_bytes`."""
     write_bytes(path, text.encode())
+
+
+def check_writable(*paths: str | os.PathLike[str]) -> None:
+    """Make sure, before the work that fills them, that files can be written; makes the folders that they go into.
+
+    Raises
+    ------
+    OSError
+        If a folder cannot be made or takes no file, or a folder stands where a file is to be; it names the path.
+    """
+    for path in map(Path, paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        try:
+            tempfile.TemporaryFile(dir=path.parent).close()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path.parent)) from None
+
+
+def named_folder(text: str | os.PathLike[str]) -> Path:
+    """The folder that an option names; an empty name, which `Path` takes for the current folder, is a slip.
+
+    Raises
+    ------
+    ValueError
+        If the name is empty.
+    """
+    if not os.fspath(text):
+        raise ValueError("a folder must have a name, not ''")
+    return Path(text)
 
 
 def _umask() -> int:

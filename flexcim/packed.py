@@ -38,6 +38,7 @@ _ARRAYS: Mapping[str, type[np.generic]] = {"weights": np.int8, "offsets": np.uin
 _MANIFEST_KEYS: Mapping[str, type] = {
     "format": str,
     "schema_version": int,
+    "sha256": str,
     "metadata": dict,
     "config": dict,
     "layers": list,
@@ -218,7 +219,7 @@ def _check_replaceable(target: Path) -> None:
 def _is_ours(manifest: Path) -> bool:
     try:
         document = json.loads(manifest.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(document, dict) and document.get("format") == _FORMAT
 
@@ -251,12 +252,26 @@ def _write_folder(folder: Path, model: PackedModel) -> None:
     document = {
         "format": _FORMAT,
         "schema_version": SCHEMA_VERSION,
+        "sha256": "",
         "metadata": dict(model.metadata),
         "config": model.config.to_mapping(),
         "layers": layers,
     }
+    document["sha256"] = _digest(document)
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    """SHA-256 of what a manifest says, its own checksum apart: as JSON in UTF-8, without spaces, the keys sorted.
+
+    A layer's checksum guards its file; only this one sees that a layer's pattern was changed to one of equal shape.
+    """
+    content = {key: value for key, value in document.items() if key != "sha256"}
+    # Keys that are no strings become ones on the way to the file, so they are sorted as strings here, too.
+    content = json.loads(json.dumps(content, allow_nan=False))
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -333,8 +348,8 @@ def read_packed(path: str | os.PathLike[str]) -> PackedModel:
     Raises
     ------
     PackedError
-        If the manifest is missing, no JSON, of another schema version, lacks a key or has an unknown one, or says what
-        cannot be. `PackedModel.layers` raises it for a layer's file.
+        If the manifest is missing, no JSON, of another schema version, lacks a key or has an unknown one, is not what
+        was written, or says what cannot be. `PackedModel.layers` raises it for a layer's file.
     """
     manifest = Path(path) / MANIFEST
     try:
@@ -345,7 +360,9 @@ def read_packed(path: str | os.PathLike[str]) -> PackedModel:
         raise PackedError(f"{manifest}: is no JSON ({error})") from None
     try:
         document = json.loads(text)
-    except json.JSONDecodeError as error:
+    except RecursionError:
+        raise PackedError(f"{manifest}: is no JSON that can be read, its brackets are nested too deeply") from None
+    except ValueError as error:  # no JSON, or an integer of thousands of digits
         raise PackedError(f"{manifest}: is no JSON ({error})") from None
     # The version first: another one may have other keys.
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
@@ -356,6 +373,11 @@ def read_packed(path: str | os.PathLike[str]) -> PackedModel:
             f"but this FlexCiM reads {SCHEMA_VERSION}"
         )
     _check_keys(str(manifest), document, _MANIFEST_KEYS)
+    digest = _digest(document)
+    if digest != document["sha256"]:
+        raise PackedError(
+            f"{manifest}: was changed after it was written, its SHA-256 is {digest}, but it says {document['sha256']}"
+        )
     config = _read_config(manifest, document["config"])
     entries: list[_Entry] = []
     for index, layer in enumerate(document["layers"]):
@@ -414,10 +436,14 @@ def _read_entry(manifest: Path, index: int, values: Any, config: MacroConfig) ->
     if values["tiles"] != len(tiling.tiles):
         raise PackedError(f"{where}: 'tiles' is {values['tiles']}, but its shape and groups make {len(tiling.tiles)}")
     scale = values["activation_scale"]
+    try:
+        activation_scale = None if scale is None else float(scale)
+    except OverflowError:
+        raise PackedError(f"{where}: 'activation_scale' is too large, {scale}") from None
     return _Entry(
         values["name"],
         tiling,
-        None if scale is None else float(scale),
+        activation_scale,
         manifest.parent / values["file"],
         values["sha256"],
     )

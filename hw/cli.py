@@ -16,6 +16,7 @@ from flexcim.accelerator_config import (
 )
 from flexcim.config import PRESETS, MacroConfig, preset
 from flexcim.errors import FlexCiMError
+from flexcim.files import named_folder
 
 __all__ = ["GenerateError", "generate"]
 
@@ -33,8 +34,12 @@ def generate(
         ),
     ] = None,
     preset_name: Annotated[
-        str, typer.Option("--preset", help=f"Without --config: one of {', '.join((*PRESETS, *ACCELERATOR_PRESETS))}.")
-    ] = "flexcim",
+        str | None,
+        typer.Option(
+            "--preset",
+            help=f"Without --config: one of {', '.join((*PRESETS, *ACCELERATOR_PRESETS))}. [default: flexcim]",
+        ),
+    ] = None,
     accelerator: Annotated[
         bool,
         typer.Option(
@@ -42,9 +47,12 @@ def generate(
             help="Generate an accelerator around the macro; a table or preset of an accelerator says so, too.",
         ),
     ] = False,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for NAME.v and what stands beside it.")] = Path(
-        "build/rtl"
-    ),
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", parser=named_folder, metavar="FOLDER", help="Folder for NAME.v and what stands beside it."
+        ),
+    ] = Path("build/rtl"),
     name: Annotated[
         str | None,
         typer.Option(
@@ -67,6 +75,9 @@ def generate(
     from hw.verilog import generate as generate_verilog
     from hw.verilog import is_module_name, write_verilog
 
+    if config is not None and preset_name is not None:
+        raise GenerateError("--config and --preset exclude each other: a configuration file can name its preset itself")
+    preset_name = preset_name or "flexcim"
     wanted = accelerator or (names_accelerator(config) if config else preset_name in ACCELERATOR_PRESETS)
     name = name if name is not None else "flexcim_accelerator" if wanted else "flexcim_macro"
     if not is_module_name(name):

@@ -11,55 +11,37 @@ from typing import Any
 
 from amaranth.lib import wiring
 
-from flexcim.commands import LOAD_FIELDS, RUN_FIELDS, ErrorKind
-from flexcim.config import SUM_BITS, MacroConfig
-from flexcim.files import write_text
-from flexcim.streams import MULT_BITS, SHIFT_BITS
+from flexcim.config import MacroConfig
+from flexcim.files import check_writable, write_text
+from hw.interface import describe, header_lines
 from hw.macro import Macro
-from hw.ports import (
-    activation_layout,
-    constant_layout,
-    result_layout,
-    weight_layout,
-)
 from hw.shared_modules import SharedModules
 
 __all__ = [
-    "LINT_WAIVERS",
     "GeneratedVerilog",
-    "Port",
     "check_module_name",
     "comment_block",
     "emit",
     "generate",
     "is_module_name",
-    "macro_ports",
+    "lint_waivers",
     "write_verilog",
 ]
 
-LINT_WAIVERS = {
+_LINT_WAIVERS = {
     "CASEINCOMPLETE": "codes that select nothing keep the value assigned before the case",
     "DECLFILENAME": "all modules are in one file",
-    "PROCASSINIT": "registers have initial values, which FPGAs honour; generate with --no-init to leave them out",
     "UNUSEDSIGNAL": "Yosys keeps names for fields and intermediate values that nothing reads",
     "WIDTHEXPAND": "Yosys writes operands at their own width and leaves the extension to the language",
     "WIDTHTRUNC": "Yosys writes 'equal to zero' as a logical not, and takes the low bits of shifts",
 }
-"""What `verilator --lint-only -Wall` says of any Verilog that Yosys writes, each with why it is no finding."""
 
+_INIT_WAIVER = {
+    "PROCASSINIT": "registers have initial values, which FPGAs honour; generate with --no-init to leave them out"
+}
 
 _WAKE = r"\\\$wake "
 """The register on which Yosys makes combinational processes wait at time zero, as it is named here."""
-
-
-@dataclass(frozen=True)
-class Port:
-    """A port of the generated top module: its name, ``input`` or ``output``, its width in bits, and what it is."""
-
-    name: str
-    direction: str
-    width: int
-    meaning: str
 
 
 @dataclass(frozen=True)
@@ -73,7 +55,7 @@ class GeneratedVerilog:
     top : str
         Name of the top module.
     interface : dict
-        What the JSON beside it says: parameters, ports, payload fields, modes, errors, latency.
+        What the JSON beside it says (`hw.interface.describe`), and the lint waivers.
     """
 
     text: str
@@ -81,46 +63,15 @@ class GeneratedVerilog:
     interface: dict[str, Any]
 
 
-def macro_ports(config: MacroConfig) -> list[Port]:
-    """The ports of the macro in Verilog (docs/architecture.md, section 3.1)."""
+def lint_waivers(*, init: bool) -> dict[str, str]:
+    """What `verilator --lint-only -Wall` says of any Verilog that Yosys writes, each with why it is no finding.
 
-    def fields(widths: dict[str, int]) -> str:
-        return ", ".join(f"{name} {width}" for name, width in widths.items())
-
-    q, p, r = config.weight_port, config.activation_port, config.result_port
-    streams = [
-        ("load", "input", sum(LOAD_FIELDS.values()), f"fill a bank: {fields(dict(LOAD_FIELDS))}"),
-        ("run", "input", sum(RUN_FIELDS.values()), f"multiply vectors by a bank: {fields(dict(RUN_FIELDS))}"),
-        (
-            "weights",
-            "input",
-            weight_layout(config).size,
-            f"{q} cells of (weight {config.weight_bits}, offset {config.index_bits}), last 1",
-        ),
-        (
-            "activations",
-            "input",
-            activation_layout(config).size,
-            f"{p} elements of {config.activation_bits}, last 1",
-        ),
-        ("results", "output", result_layout(config).size, f"{r} elements of {SUM_BITS}, last 1"),
-    ]
-    if config.requantizer:
-        constants = f"{r} outputs of (mult {MULT_BITS}, shift {SHIFT_BITS}), last 1"
-        streams.insert(3, ("constants", "input", constant_layout(config).size, constants))
-    ports = [
-        Port("clk", "input", 1, "clock; everything happens on its rising edge"),
-        Port("rst", "input", 1, "synchronous reset, active high"),
-    ]
-    for name, direction, width, meaning in streams:
-        back = "output" if direction == "input" else "input"
-        ports += [
-            Port(f"{name}__payload", direction, width, meaning),
-            Port(f"{name}__valid", direction, 1, "the payload is there and stays until it is taken"),
-            Port(f"{name}__ready", back, 1, "the payload is taken at this edge, if valid"),
-        ]
-    ports.append(Port("error", "output", 4, "kind of the first error, sticky until reset; 0 when none"))
-    return ports
+    Parameters
+    ----------
+    init : bool
+        Whether registers have initial values.
+    """
+    return dict(sorted((_LINT_WAIVERS | (_INIT_WAIVER if init else {})).items()))
 
 
 def is_module_name(name: str) -> bool:
@@ -153,10 +104,11 @@ def generate(config: MacroConfig, name: str = "flexcim_macro", *, init: bool = T
         If the name is no Verilog identifier.
     """
     check_module_name(name)
-    macro = Macro(config)
-    text = emit(macro, name, init=init)
-    interface = _interface(config, name, macro.latency)
-    return GeneratedVerilog(text=_header(interface) + text, top=name, interface=interface)
+    text = emit(Macro(config), name, init=init)
+    interface = describe(config, name, init=init) | {"lint_waivers": lint_waivers(init=init)}
+    return GeneratedVerilog(
+        text=comment_block(header_lines(interface), init=init) + text, top=name, interface=interface
+    )
 
 
 def emit(component: wiring.Component, name: str, *, init: bool) -> str:
@@ -177,17 +129,25 @@ def emit(component: wiring.Component, name: str, *, init: bool) -> str:
     return _without_initial_values(text, registers=not init)
 
 
-def comment_block(lines: Iterable[str]) -> str:
+def comment_block(lines: Iterable[str], *, init: bool) -> str:
     """Lines as a Verilog comment, with the lint waivers behind it: what a generated file begins with."""
     comment = "".join(f"// {line}".rstrip() + "\n" for line in lines)
-    waivers = "".join(f"/* verilator lint_off {name} */ // {reason}\n" for name, reason in LINT_WAIVERS.items())
+    waivers = "".join(
+        f"/* verilator lint_off {name} */ // {reason}\n" for name, reason in lint_waivers(init=init).items()
+    )
     return f"{comment}\n{waivers}\n"
 
 
 def write_verilog(verilog: GeneratedVerilog, folder: Path) -> tuple[Path, Path]:
-    """Write ``<top>.v`` and ``<top>.json`` into the folder, each atomically; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write ``<top>.v`` and ``<top>.json`` into the folder, each atomically; returns their paths.
+
+    Raises
+    ------
+    OSError
+        If they cannot be written; where that is seen beforehand, neither is.
+    """
     source, description = folder / f"{verilog.top}.v", folder / f"{verilog.top}.json"
+    check_writable(source, description)
     write_text(source, verilog.text)
     write_text(description, json.dumps(verilog.interface, indent=2) + "\n")
     return source, description
@@ -220,49 +180,3 @@ def _without_initial_values(text: str, *, registers: bool) -> str:
     text = re.sub(rf"^  reg {_WAKE} = 0;\n", "", text, flags=re.MULTILINE)
     text = re.sub(rf"^    if \({_WAKE}\) begin end\n", "", text, flags=re.MULTILINE)
     return re.sub(r"^(  reg (?:signed )?(?:\[[^\]]+\] )?\S+ ?) = [^;]+;$", r"\1;", text, flags=re.MULTILINE)
-
-
-def _interface(config: MacroConfig, name: str, latency: int) -> dict[str, Any]:
-    return {
-        "top": name,
-        "parameters": config.to_mapping(),
-        "ports": [vars(port) for port in macro_ports(config)],
-        "load_fields": dict(LOAD_FIELDS),
-        "run_fields": dict(RUN_FIELDS),
-        "patterns": {str(index): str(pattern) for index, pattern in enumerate(config.patterns)},
-        "errors": {str(int(kind)): kind.name.lower() for kind in ErrorKind},
-        "modes": [
-            {
-                "pattern": str(pattern),
-                "groups": groups,
-                "tile_inputs": config.tile_inputs(pattern, groups),
-                "tile_outputs": config.tile_outputs(groups),
-                "issue_cycles": config.issue_cycles(pattern),
-                "activation_beats": config.vector_beats(config.window(pattern, groups), config.rows),
-                "result_beats": config.result_beats(groups),
-            }
-            for pattern, groups in config.modes
-        ],
-        "weight_beats": config.weight_beats(config.rows),
-        "result_latency": latency,
-        "lint_waivers": LINT_WAIVERS,
-    }
-
-
-def _header(interface: dict[str, Any]) -> str:
-    """The comment at the top of the file, and the lint waivers."""
-    parameters = interface["parameters"] | {"patterns": " ".join(interface["parameters"]["patterns"])}
-    lines = [
-        f"{interface['top']}: a digital compute-in-memory macro for N:M sparse weights, generated by FlexCiM.",
-        "",
-        "Parameters",
-        *(f"  {key:<18} {value}" for key, value in parameters.items()),
-        "",
-        "Ports (payload fields from bit 0 up, with their widths; arrays with element 0 lowest)",
-        *(f"  {p['direction']:<6} {p['width']:>5}  {p['name']:<20} {p['meaning']}" for p in interface["ports"]),
-        "",
-        "Patterns of the run command: " + ", ".join(f"{i} = {p}" for i, p in interface["patterns"].items()),
-        "Error kinds: " + ", ".join(f"{i} = {kind}" for i, kind in interface["errors"].items()),
-        f"A vector's first result beat comes {interface['result_latency']} cycles after its last issue cycle.",
-    ]
-    return comment_block(lines)

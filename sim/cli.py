@@ -20,6 +20,7 @@ from rich.table import Column, Table
 from flexcim.accelerator_config import ACCELERATOR_PRESETS, AcceleratorConfig, names_accelerator
 from flexcim.config import PRESETS, MacroConfig, preset
 from flexcim.errors import FlexCiMError
+from flexcim.files import named_folder
 
 if TYPE_CHECKING:
     from sim.bench.verify import Verification
@@ -72,9 +73,12 @@ def verify(
     init: Annotated[
         bool, typer.Option("--init/--no-init", help="With or without initial values of registers in the Verilog.")
     ] = True,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results, logs and waves.")] = Path(
-        "build/verify"
-    ),
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", parser=named_folder, metavar="FOLDER", help="Folder for results, logs and waves."
+        ),
+    ] = Path("build/verify"),
 ) -> None:
     """Generate macros or accelerators, simulate them, and compare every result and every cycle with the models.
 
@@ -94,7 +98,7 @@ def verify(
     simulators = ["verilator", "icarus"] if simulator is Simulator.both else [simulator.value]
     seed = secrets.randbelow(1 << 31) if seed is None else seed
     # cocotb and Amaranth take a second to import; --help and mistyped options need neither.
-    from sim.bench.results import write_results
+    from sim.bench.results import check_results, write_results
     from sim.bench.simulators import check_tools
     from sim.bench.verify import verify_configuration
     from sim.workers import workers
@@ -111,6 +115,7 @@ def verify(
     ]
     count = min(jobs or os.cpu_count() or 1, len(work))
     try:
+        check_results(output)
         with _progress(len(work)) as done, workers(count, done) as pool:
             verifications = pool.run(work)
         as_json, as_xml = write_results(output, verifications)

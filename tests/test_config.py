@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,6 +49,18 @@ def test_a_number_out_of_its_range_is_refused(name):
 def test_every_number_has_a_range():
     numbers = {field.name for field in dataclasses.fields(MacroConfig)} - {"patterns", "requantizer"}
     assert numbers == set(RANGES)
+
+
+def test_the_contract_says_the_ranges_and_defaults():
+    """The table of docs/architecture.md, section 1."""
+    text = (Path(__file__).parent.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    told = {cells[1].strip("`"): cells[3:] for cells in rows if len(cells) == 5}
+    for name, (low, high) in RANGES.items():
+        default = "C" if name == "weight_port" else str(getattr(MacroConfig(), name))
+        assert told[name] == [f"{low} – {high}", default]
+    assert told["patterns"][1] == " ".join(map(str, DEFAULT_PATTERNS))
+    assert {field.name for field in dataclasses.fields(MacroConfig)} <= set(told)
 
 
 @pytest.mark.parametrize(
@@ -294,6 +307,9 @@ def test_an_unknown_parameter_is_refused_with_a_suggestion():
     [
         ("rows = ", r"is no TOML \("),
         (b"\xff\xfe", r"is no TOML \("),
+        ("rows = " + "1" * 5000, r"is no TOML \(Exceeds the limit \(4300"),
+        ("rows = " + "[" * 5000, "is no TOML that can be read, its brackets are nested too deeply$"),
+        ("[macro]\nrows = 0x" + "f" * 5000, r"Exceeds the limit \(4300"),
         ("rows = 8", "unknown key 'rows'; a configuration has 'preset' and a table"),
         ("macro = 5", "macro must be a table, not 5"),
         ('preset = "boards"', "unknown preset 'boards'; known are flexcim, wide, two-lane,"),

@@ -220,6 +220,7 @@ def test_the_command_prints_and_writes_the_report(command, tmp_path):
     assert "1.up_proj" in out
     assert "3.50" in out
     assert "the first step" in err
+    assert [line for line in out.splitlines() if line != line.rstrip()] == []
     assert (tmp_path / "out" / "report.md").exists()
 
 
@@ -237,6 +238,11 @@ def test_the_command_refuses_bad_input(monkeypatch, capsys, tmp_path):
     capsys.readouterr()
     assert main(["demo", "--output", str(tmp_path / "file")]) == 2
     assert capsys.readouterr().err == f"flexcim: {tmp_path / 'file'}: cannot be written (File exists)\n"
+    (tmp_path / "report.md").mkdir()
+    assert main(["demo", "--output", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"flexcim: {tmp_path / 'report.md'}: cannot be written (Is a directory)\n"
+    assert main(["demo", "--output", ""]) == 2
+    assert "a folder must have a name, not ''" in capsys.readouterr().err
     monkeypatch.setattr("sim.demo.cli._MODELS", tmp_path / "nowhere")
     assert main(["demo"]) == 2
     assert "needs the repository's models" in capsys.readouterr().err

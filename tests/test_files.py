@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
+import tempfile
+from pathlib import Path
 
 import pytest
 
-from flexcim.files import write_bytes, write_text
+from flexcim.files import check_writable, named_folder, write_bytes, write_text
 
 
 def names(folder):
@@ -76,3 +79,34 @@ def test_a_missing_folder_and_a_folder_of_that_name_are_errors(tmp_path):
     with pytest.raises(IsADirectoryError):
         write_text(tmp_path / "folder", "text")
     assert names(tmp_path) == ["folder"]
+
+
+def test_a_check_makes_the_folders_and_nothing_else(tmp_path):
+    (tmp_path / "there").write_text("old")
+    check_writable(tmp_path / "there", str(tmp_path / "new" / "folder" / "a.txt"))
+    assert names(tmp_path) == ["new", "there"]
+    assert names(tmp_path / "new" / "folder") == []
+    assert (tmp_path / "there").read_text() == "old"
+
+
+def test_a_check_names_what_is_in_the_way(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError, match=f"Is a directory: {re.escape(repr(str(tmp_path / 'folder')))}$"):
+        check_writable(tmp_path / "a.txt", tmp_path / "folder")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError, match=re.escape(repr(str(tmp_path / "file")))):
+        check_writable(tmp_path / "file" / "a.txt")
+
+    def refuse(dir):
+        raise PermissionError(13, "Permission denied", str(dir / "tmp1234"))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)  # these tests may be run by root, who may write everywhere
+    with pytest.raises(PermissionError, match=f"Permission denied: {re.escape(repr(str(tmp_path)))}$"):
+        check_writable(tmp_path / "a.txt")
+
+
+def test_a_folder_must_have_a_name():
+    assert named_folder("a/b") == named_folder(Path("a/b")) == Path("a/b")
+    assert named_folder(".") == Path()
+    with pytest.raises(ValueError, match=r"^a folder must have a name, not ''$"):
+        named_folder("")

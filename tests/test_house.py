@@ -161,7 +161,7 @@ def test_imports_keep_the_direction_of_the_house(path: Path) -> None:
         ("flexcim.config", "import torch"),
         ("flexcim.config", "import rich"),
         ("flexcim.tiling", "def late():\n    from sim.golden import macro"),
-        ("flexcim.cli", "import importlib\nimportlib.import_module('hw.cli')"),
+        ("flexcim.cli.command", "import importlib\nimportlib.import_module('hw.cli')"),
         ("hw.macro", "import numpy as np"),
         ("hw.macro", "from sim import golden"),
         ("hw.macro", "import typer"),
@@ -188,7 +188,7 @@ def test_the_import_rule_finds_what_is_forbidden(module: str, source: str) -> No
             "flexcim.config",
             "import tomli_w\nimport numpy as np\nfrom flexcim.pattern import Pattern\nfrom . import slots",
         ),
-        ("flexcim.cli", "import typer\nfrom rich.table import Table"),
+        ("flexcim.cli.presets", "import typer\nfrom rich.table import Table"),
         ("hw.cli", "import typer\nfrom hw import verilog"),
         ("sim.golden.macro", "from .merging import merge\nfrom flexcim.config import MacroConfig"),
         ("sim.bench.runner", "from sim import golden\nfrom hw.verilog import convert\nfrom cocotb_tools import runner"),
@@ -238,7 +238,7 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_the_command_starts_without_slow_libraries() -> None:
-    loaded = loaded_by("import flexcim.cli")
+    loaded = loaded_by("import flexcim.cli.command")
     assert "flexcim" in loaded
     assert not loaded & SLOW_LIBRARIES
 

@@ -119,6 +119,15 @@ def test_the_manifest_is_readable(folder):
     }
 
 
+def test_the_contract_names_the_keys(folder):
+    """docs/architecture.md, section 4."""
+    text = (Path(__file__).parent.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    told = text[text.index("A **packed model**") : text.index("Identical hardware")]
+    document = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    for key in (MANIFEST, *document, *document["layers"][0], *ARRAYS):
+        assert f"`{key}`" in told, key
+
+
 def test_writing_twice_gives_the_same_bytes(folder, tmp_path):
     write_packed(tmp_path / "again", MODEL)
     for path in folder.iterdir():
@@ -332,8 +341,13 @@ def test_an_output_without_weights_may_have_the_scale_0():
 
 
 def edit(folder, change):
+    """Change the manifest, with its checksum, as a faulty writer would."""
     document = json.loads((folder / MANIFEST).read_text())
     change(document)
+    content = {key: value for key, value in document.items() if key != "sha256"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    if "sha256" in document:
+        document["sha256"] = hashlib.sha256(text.encode("utf-8")).hexdigest()
     (folder / MANIFEST).write_text(json.dumps(document))
 
 
@@ -371,10 +385,61 @@ def test_an_unknown_schema_version(version, folder):
     refused(folder, f"has schema version {version!r}, but this FlexCiM reads 1")
 
 
-@pytest.mark.parametrize("key", ["metadata", "config", "layers"])
+@pytest.mark.parametrize("key", ["sha256", "metadata", "config", "layers"])
 def test_a_missing_key(key, folder):
     edit(folder, lambda document: document.pop(key))
     refused(folder, f"the key {key!r} is missing")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"pattern": "4:8"', '"pattern": "2:4"'),
+        ("größe", "groesse"),
+        ("0.125", "0.25"),
+        ("3333333333333333", "333333333333333"),
+    ],
+)
+def test_a_manifest_that_was_changed(old, new, folder):
+    """Even where what it says now is possible: 2:4 makes as many tiles as 4:8."""
+    path = folder / MANIFEST
+    text = path.read_text(encoding="utf-8")
+    written = json.loads(text)["sha256"]
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    refused(folder, "was changed after it was written, its SHA-256 is ")
+    with pytest.raises(PackedError, match=rf"but it says {written}$"):
+        read_packed(folder)
+
+
+def test_a_manifest_may_be_laid_out_anew(folder):
+    document = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    (folder / MANIFEST).write_text(json.dumps(dict(reversed(document.items()))))
+    assert_is_model(folder, MODEL)
+
+
+def test_metadata_with_numbers_as_keys(tmp_path):
+    write_packed(tmp_path / "model", PackedModel(CONFIG, {"a": {2: "two", 10: "ten"}}, ()))
+    assert read_packed(tmp_path / "model").metadata == {"a": {"2": "two", "10": "ten"}}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ("1" * 5000, "is no JSON (Exceeds the limit (4300"),
+        ("[" * 50_000 + "]" * 50_000, "is no JSON that can be read, its brackets are nested too deeply"),
+    ],
+)
+def test_a_manifest_that_python_cannot_read(metadata, message, folder):
+    (folder / MANIFEST).write_text(f'{{"format": "flexcim packed model", "metadata": {metadata}}}')
+    refused(folder, message)
+    with pytest.raises(PackedError, match="is not empty and no packed model"):
+        write_packed(folder, MODEL)
+
+
+def test_a_scale_that_no_float_can_hold(folder):
+    edit(folder, lambda document: document["layers"][0].update(activation_scale=10**400))
+    refused(folder, "layer 'layers.0.q_proj': 'activation_scale' is too large, 1")
 
 
 def test_an_unknown_key(folder):

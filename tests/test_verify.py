@@ -111,6 +111,42 @@ def test_a_folder_that_cannot_be_written_gives_exit_code_2(tmp_path, capsys):
     assert "cannot be written (Not a directory)" in capsys.readouterr().err
 
 
+@pytest.fixture
+def idle(monkeypatch):
+    """Nothing may be simulated."""
+
+    def workers(count, done):
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr("sim.workers.workers", workers)
+
+
+@pytest.mark.usefixtures("idle")
+@pytest.mark.parametrize("name", ["results.json", "results.xml"])
+def test_a_folder_in_the_place_of_a_result_is_found_before_the_work(name, tmp_path, capsys):
+    (tmp_path / name).mkdir()
+    assert main(["verify", "-o", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"flexcim: {tmp_path / name}: cannot be written (Is a directory)\n"
+
+
+@pytest.mark.usefixtures("idle")
+def test_a_folder_that_may_not_be_written_is_found_before_the_work(tmp_path, capsys, monkeypatch):
+    def refuse(dir):
+        raise PermissionError(13, "Permission denied", str(dir))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    assert main(["verify", "-o", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"flexcim: {tmp_path}: cannot be written (Permission denied)\n"
+
+
+def test_an_output_without_a_name_is_refused(capsys):
+    assert main(["verify", "-o", ""]) == 2
+    err = capsys.readouterr().err
+    assert err == (
+        "flexcim: invalid value for '--output' / '-o': a folder must have a name, not ''; see 'flexcim verify --help'\n"
+    )
+
+
 def test_configurations_have_names_that_differ(tiny):
     chosen = _configurations([tiny, tiny], ["dense"])
     assert list(chosen) == ["dense", "tiny", "tiny-2"]

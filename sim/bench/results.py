@@ -8,16 +8,23 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from flexcim.files import write_bytes, write_text
+from flexcim.files import check_writable, write_bytes, write_text
 from sim.bench.verify import Verification
 
-__all__ = ["write_results"]
+__all__ = ["check_results", "write_results"]
+
+_JSON, _XML = "results.json", "results.xml"
+
+
+def check_results(folder: Path) -> None:
+    """Raise OSError, before anything is simulated, if `write_results` could not write."""
+    check_writable(folder / _JSON, folder / _XML)
 
 
 def write_results(folder: Path, verifications: Sequence[Verification]) -> tuple[Path, Path]:
     """Write ``results.json`` and ``results.xml`` into a folder, each atomically; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    as_json, as_xml = folder / "results.json", folder / "results.xml"
+    as_json, as_xml = folder / _JSON, folder / _XML
     document = {
         "passed": not any(verification.failed for verification in verifications),
         "verifications": [_mapping(verification) for verification in verifications],

@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Column, Table
 
+from flexcim.files import named_folder
+
 if TYPE_CHECKING:
     from sim.demo.report import Report
     from sim.demo.tables import TextTable
@@ -30,7 +32,9 @@ _PIPED_WIDTH = 120
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("build/demo"),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", parser=named_folder, metavar="FOLDER", help="Folder to write.")
+    ] = Path("build/demo"),
     sparsity: Annotated[float, typer.Option(min=0, max=1, help="Least share of the weights to drop.")] = 0.6,
     seed: Annotated[int, typer.Option(help="Seed of the calibration samples.")] = 0,
     layers: Annotated[int, typer.Option(min=1, help="Layers of each model to simulate.")] = 4,
@@ -107,7 +111,10 @@ def _show(report: Report) -> None:
         console.width = _PIPED_WIDTH
     layers = [layer_table(report, model) for model in report.models]
     for table in (*layers, *rtl_tables(report), model_table(report)):
-        console.print(_rich(table))
+        with console.capture() as capture:
+            console.print(_rich(table))
+        # Tables without a right edge pad their lines, which a log keeps.
+        print("\n".join(line.rstrip() for line in capture.get().split("\n")), end="")
 
 
 def _rich(table: TextTable) -> Table:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flexcim.errors import FlexCiMError
-from flexcim.files import write_bytes, write_text
+from flexcim.files import check_writable, write_bytes, write_text
 from hw.verilog import GeneratedVerilog
 from sim.bench.simulators import check_tools
 from sim.demo.instances import FULL, FULL_DENSE, SMALL, SMALL_DENSE, Instance, prepare
@@ -23,6 +23,8 @@ from sim.workers import Job, Workers, workers
 __all__ = ["DemoError", "Options", "run_demo", "write_report"]
 
 _INSTANCES = (FULL, FULL_DENSE, SMALL, SMALL_DENSE)
+
+_JSON, _MARKDOWN = "report.json", "report.md"
 
 _SMALL_VECTORS = 16
 """Vectors for the small macro, which runs in the slow simulator."""
@@ -89,7 +91,7 @@ def run_demo(options: Options, *, expect_steps: Callable[[int], None], done: Cal
     begun = time.perf_counter()
     for instance in _INSTANCES:
         check_tools(instance.simulator)
-    _make_folder(options.output)
+    _check_folder(options.output)
     steps = len(_INSTANCES) + len(options.models)
     expect_steps(steps)
     try:
@@ -109,11 +111,12 @@ def run_demo(options: Options, *, expect_steps: Callable[[int], None], done: Cal
     )
 
 
-def _make_folder(folder: Path) -> None:
+def _check_folder(folder: Path) -> None:
+    """Make the folder, and raise DemoError if the report cannot be written into it."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        check_writable(*(folder / name for name in (DENSITY_PLOT, CYCLES_PLOT, _JSON, _MARKDOWN)))
     except OSError as error:
-        raise DemoError(f"{folder}: cannot be written ({error.strerror})") from None
+        raise DemoError(f"{error.filename}: cannot be written ({error.strerror})") from None
 
 
 def _prepare(options: Options, pool: Workers) -> tuple[dict[Instance, GeneratedVerilog], list[PrunedModel]]:
@@ -188,11 +191,11 @@ def write_report(folder: Path, report: Report) -> None:
     DemoError
         If the folder cannot be written.
     """
-    _make_folder(folder)
+    _check_folder(folder)
     try:
         write_bytes(folder / DENSITY_PLOT, density_figure(report))
         write_bytes(folder / CYCLES_PLOT, cycles_figure(report))
-        write_text(folder / "report.json", report.to_json())
-        write_text(folder / "report.md", markdown(report))
+        write_text(folder / _JSON, report.to_json())
+        write_text(folder / _MARKDOWN, markdown(report))
     except OSError as error:
         raise DemoError(f"{folder}: cannot be written ({error.strerror})") from None
