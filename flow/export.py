@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 from typing import Any, overload
@@ -18,6 +19,7 @@ from flexcim.tiling import pack_layer
 from flow.evaluation import Evaluation
 from flow.journal import Journal
 from flow.result import PrunedLayer, PruneResult
+from flow.treatment import Numerics
 
 __all__ = ["ExportError", "check_replaceable", "pack", "pack_one", "plan", "report", "write_result"]
 
@@ -126,7 +128,7 @@ def report(result: PruneResult) -> dict[str, Any]:
         if evaluations is None
         else {name: _evaluation(getattr(evaluations, name)) for name in ("dense", "pruned", "quantized")},
         "config": result.config.to_mapping(),
-        "layers": [_layer(layer, result.damping[layer.name]) for layer in result.layers],
+        "layers": [_layer(layer, result.numerics[layer.name]) for layer in result.layers],
     }
 
 
@@ -139,7 +141,7 @@ def _evaluation(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _layer(layer: PrunedLayer, damping: float | None) -> dict[str, Any]:
+def _layer(layer: PrunedLayer, numerics: Numerics) -> dict[str, Any]:
     scale = layer.activation_scale
     return {
         "name": layer.name,
@@ -149,7 +151,7 @@ def _layer(layer: PrunedLayer, damping: float | None) -> dict[str, Any]:
         "sparsity": layer.sparsity,
         "cost": layer.choice.cost,
         "why": layer.choice.reason,
-        "damping": damping,
+        **asdict(numerics),
         "groups": layer.tiling.groups,
         "groups_why": layer.tiling.reason,
         "tiles": len(layer.tiling.tiles),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -38,7 +39,7 @@ from flow.selectors import Choice, candidates, units_of
 from flow.statistics import InputStatistics
 from flow.stream import BlockStream
 from flow.text import check_unseen, draw_samples, read_text, set_apart, tokenize
-from flow.treatment import default_treatment, prune_block
+from flow.treatment import Numerics, default_treatment, prune_block
 
 __all__ = ["Progress", "PruneError", "prune"]
 
@@ -189,17 +190,18 @@ def prune(
         name: choice for unit, choice in zip(units, selection.assignment.choices, strict=True) for name in unit.layers
     }
     layers: list[PrunedLayer] = []
-    damping: dict[str, float | None] = {}
+    numerics: dict[str, Numerics] = {}
     for index, block in enumerate(blocks):
         steps.begin(f"pruning block {index + 1} of {len(blocks)}")
         stored = journal is not None and checkpoint.recover(block, journal.shards)
         with block.loaded():
-            found: dict[str, float | None] = {}
+            found: dict[str, Numerics] = {}
             if block.layers and not stored:
                 found = prune_block(block, choices, treatment, stream.measure(moments=treatment.needs_moments))
                 checkpoint.settle(block)
             # Noted before the block is stored, so that it is there for the process that finds the block stored.
-            damping |= once(f"damping-{index}", partial(dict, found))
+            noted = once(f"numerics-{index}", partial(_mapping, found))
+            numerics |= {name: Numerics(**values) for name, values in noted.items()}
             if block.layers and not stored and journal is not None:
                 checkpoint.store(block, journal.shards)
             seen = stream.advance()
@@ -214,7 +216,7 @@ def prune(
         budget=budget,
         method=method,
         treatment=treatment,
-        damping=damping,
+        numerics=numerics,
         seed=seed,
         samples=windows,
         selection=selection,
@@ -232,6 +234,11 @@ def _one_budget(sparsity: float | None, budget: Budget | None) -> Budget:
 def _ask(name: str, find: Callable[[], Any]) -> Any:
     """`Journal.once` without a journal."""
     return find()
+
+
+def _mapping(numerics: Mapping[str, Numerics]) -> dict[str, Any]:
+    """JSON's plain values of each."""
+    return {name: asdict(of_layer) for name, of_layer in numerics.items()}
 
 
 class _Steps:

@@ -24,7 +24,7 @@ from flow.quantization import QuantizedLinear, quantize_weights
 from flow.quiet import quiet
 from flow.selectors import Choice
 from flow.stream import BlockStream
-from flow.treatment import Treatment
+from flow.treatment import Numerics, Treatment
 
 __all__ = ["Evaluations", "PruneResult", "PrunedLayer", "quantized"]
 
@@ -116,9 +116,8 @@ class PruneResult:
         Who chose the patterns.
     treatment : Treatment
         How masks were chosen and kept weights updated.
-    damping : dict
-        Share of the mean diagonal that each layer's second moments were damped by, by the layer's name; None where
-        there were none.
+    numerics : dict
+        How the numbers of each layer went, by the layer's name.
     seed : int
         Seed of the calibration samples.
     samples : Tensor
@@ -136,7 +135,7 @@ class PruneResult:
     budget: Budget
     method: Method
     treatment: Treatment
-    damping: dict[str, float | None]
+    numerics: dict[str, Numerics]
     seed: int
     samples: Tensor
     selection: Selection

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from flexcim.errors import FlexCiMError
-from flow.blocks import Block
+from flow.blocks import Block, LinearLayer
 from flow.options import BATCH_IMAGES, BATCH_TOKENS
 from flow.statistics import InputStatistics, observe
 
@@ -27,12 +28,14 @@ class CalibrationError(FlexCiMError):
     """A model that cannot be calibrated on these samples; the message is one sentence that names the layer."""
 
 
-def _check_seen(statistics: dict[str, InputStatistics]) -> None:
-    for name, seen in statistics.items():
-        if not seen.tokens:
-            raise CalibrationError(f"no calibration token reaches {name}, so its weights cannot be compared")
-        if not seen.squares.isfinite().all():
-            raise CalibrationError(f"the inputs of {name} are not finite on the calibration text")
+def _check_seen(layers: Iterable[LinearLayer], statistics: dict[str, InputStatistics]) -> None:
+    for layer in layers:
+        seen = statistics[layer.name]
+        # It is no wonder that a text leaves an expert out; any other layer is not used as it seems.
+        if not seen.tokens and layer.expert is None:
+            raise CalibrationError(f"no calibration token reaches {layer.name}, so its weights cannot be compared")
+        if not math.isfinite(seen.largest):
+            raise CalibrationError(f"the inputs of {layer.name} are not finite on the calibration text")
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ class BlockStream:
         Raises
         ------
         CalibrationError
-            If no token reaches a layer, or its inputs are not finite.
+            If no token reaches a layer that is no expert, or its inputs are not finite.
         """
         return self._pass(advance=False, moments=moments)
 
@@ -133,7 +136,7 @@ class BlockStream:
                 hidden = self._run(block, index, self._hidden[index])
                 if advance:
                     self._hidden[index] = hidden.to(self._first[index].device)
-        _check_seen(statistics)
+        _check_seen(block.layers, statistics)
         if advance:
             self._current += 1
         return statistics

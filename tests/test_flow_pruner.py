@@ -335,7 +335,7 @@ def test_flow_by_default_updates_what_it_keeps(folder, text, other, result):
     assert (flow.method, flow.treatment.score, flow.treatment.update) == (Method.FLOW, Score.OBS, Update.LSQ)
     assert flow.sparsity >= TARGET
     assert len(flow.selection.assignment.choices) == len(flow.layers)
-    assert set(flow.damping.values()) == {0.01}
+    assert {of_layer.damping for of_layer in flow.numerics.values()} == {0.01}
     model = flow.checkpoint.model
     for layer in flow.layers:
         weight = model.get_submodule(layer.name).weight.detach()
@@ -344,7 +344,7 @@ def test_flow_by_default_updates_what_it_keeps(folder, text, other, result):
     # The text is what it was calibrated on, so that the better treatment shows even on random models.
     assert flow.evaluations.pruned.nats != result.evaluations.pruned.nats
     assert result.treatment.update is Update.NONE
-    assert set(result.damping.values()) == {None}
+    assert {of_layer.damping for of_layer in result.numerics.values()} == {None}
 
 
 def test_a_budget_of_cycles_is_kept(folder, text):
