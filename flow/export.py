@@ -25,6 +25,7 @@ __all__ = ["ExportError", "check_replaceable", "pack", "pack_one", "plan", "repo
 
 _FORMAT = "flexcim pruned model"
 _SCHEMA_VERSION = 1
+_EVALUATED = ("dense", "dense_quantized", "pruned", "quantized")
 _CONTENT = ("checkpoint", "packed", "plan.toml", "report.json")
 
 
@@ -119,6 +120,7 @@ def report(result: PruneResult) -> dict[str, Any]:
         "update": result.treatment.update.value,
         "objective": result.selection.assignment.objective,
         "trials": result.selection.trials,
+        "search": result.selection.search and result.selection.search.value,
         "calibration": {
             "samples": len(result.samples),
             "length": result.samples.shape[1] if result.samples.ndim == 2 else None,
@@ -126,7 +128,7 @@ def report(result: PruneResult) -> dict[str, Any]:
         },
         "evaluation": None
         if evaluations is None
-        else {name: _evaluation(getattr(evaluations, name)) for name in ("dense", "pruned", "quantized")},
+        else {name: _evaluation(getattr(evaluations, name)) for name in _EVALUATED},
         "config": result.config.to_mapping(),
         "layers": [_layer(layer, result.numerics[layer.name]) for layer in result.layers],
     }

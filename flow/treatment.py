@@ -99,9 +99,7 @@ class Treatment:
             return Treatment(Score.MAGNITUDE, Update.NONE)._treat(weight, seen, patterns, Numerics(reached=False))
         return self._treat(weight, seen, patterns, Numerics())
 
-    def _treat(
-        self, weight: Tensor, seen: InputStatistics, patterns: Sequence[Pattern], numerics: Numerics
-    ) -> Treated:
+    def _treat(self, weight: Tensor, seen: InputStatistics, patterns: Sequence[Pattern], numerics: Numerics) -> Treated:
         curvature = damped(seen.moments.to(weight.device)) if self.needs_moments else None
         if curvature is not None:
             numerics = replace(numerics, damping=curvature.damping)

@@ -154,7 +154,7 @@ class Subject:
                 handle.remove()
             for layer in block.layers:
                 procedure.prune(layer)
-            stream.advance()
+            stream.skip()
 
     def ours(self, treatment: Treatment) -> None:
         """The same pattern for all."""
@@ -183,7 +183,7 @@ class Subject:
         stream = BlockStream(self.model, self.blocks, self.samples)
         for block in self.blocks:
             prune_block(block, choices, treatment, stream.measure(moments=treatment.needs_moments))
-            stream.advance()
+            stream.skip()
 
 
 def main(
