@@ -298,13 +298,14 @@ def test_an_expert_that_no_token_reaches_is_pruned_by_magnitude_and_it_is_said(t
         model = tiny_family("mixtral")
         for name, gate in model.named_parameters():
             if name.endswith("mlp.gate.weight"):
-                gate.data[:] = gate.data[0]  # all experts alike, so that the first two are always taken
+                gate.data[:] = gate.data[0]  # all experts tie, so that it is always the same two of four
         folder = save_tiny(tmp_path / "model", model)
         prune_to(tmp_path / "out", folder, calibration_text=text, **OPTIONS | {"update": Update.LSQ})
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     reached = {layer["name"]: layer["reached"] for layer in report["layers"]}
-    assert {name.rpartition(".")[2] for name, found in reached.items() if not found} == {"2", "3"}
-    assert all(found == (not name.endswith((".2", ".3")) or ".experts." not in name) for name, found in reached.items())
+    experts = {name: found for name, found in reached.items() if ".experts." in name}
+    assert all(found for name, found in reached.items() if name not in experts)
+    assert sum(experts.values()) == len(experts) / 2
     for layer in report["layers"]:
         assert (layer["damping"] is None) == (not layer["reached"])
         assert layer["sparsity"] >= 0.5
