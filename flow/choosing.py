@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from flexcim.pattern import Pattern
-from flow.blocks import LinearLayer
-from flow.costs import LossModel
-from flow.options import Granularity, Method
+from flow.blocks import Block, LinearLayer
+from flow.costs import LossModel, to_second_order
+from flow.options import Granularity, Method, Search
 from flow.outliers import find_outliers
 from flow.refinement import Bench, descend
 from flow.scores import wanda_scores
@@ -38,6 +39,7 @@ from flow.selectors import (
     uniform_mixes,
 )
 from flow.statistics import InputStatistics
+from flow.streamed import BENCH_BYTES, StreamedBench, bench_bytes
 from flow.treatment import Treatment
 
 __all__ = [
@@ -46,8 +48,10 @@ __all__ = [
     "Selection",
     "choose",
     "default_granularity",
+    "fits_in_memory",
     "rivals_of",
     "search",
+    "search_streamed",
     "set_up",
     "undominated",
 ]
@@ -70,7 +74,8 @@ class Evidence:
     units : tuple of tuples of LinearLayer
         The layers of each unit of the problem.
     dense : mapping
-        Statistics of the layers' inputs in the dense model, by the layer's name.
+        Statistics of the layers' inputs in the dense model, by the layer's name; `Method.FLOW` wants second moments if
+        the model under every pattern fits in memory.
     treatment : Treatment
         How the layers will be pruned: what a pattern costs depends on it.
     samples : Tensor
@@ -81,6 +86,10 @@ class Evidence:
         Seed of the labels that the model draws.
     rounds : int
         Times that costs are measured again in the pruned model.
+    blocks : tuple of Block
+        The model's stack; needed where the model under every pattern does not fit in memory.
+    once : callable, optional
+        `Journal.once`, for what takes long to find; by default it is found each time.
     loaded : callable, optional
         Gives a context in which the weights of a layer's block are in memory; by default they always are.
     """
@@ -93,6 +102,8 @@ class Evidence:
     guard: Tensor
     seed: int = 0
     rounds: int = DEFAULT_ROUNDS
+    blocks: tuple[Block, ...] = ()
+    once: Callable[[str, Callable[[], Any]], Any] = lambda name, find: find()
     loaded: Callable[[LinearLayer], AbstractContextManager[None]] = lambda layer: nullcontext()
 
     @contextmanager
@@ -116,10 +127,13 @@ class Selection:
     trials : dict
         Loss of the guard's samples under each assignment that was tried, nats per token, by its name; empty for methods
         that try nothing.
+    search : Search, optional
+        How `Method.FLOW` measured; None for the others.
     """
 
     assignment: Assignment
     trials: dict[str, float] = field(default_factory=dict)
+    search: Search | None = None
 
     def to_mapping(self) -> dict[str, Any]:
         """The selection as JSON's plain values."""
@@ -129,13 +143,15 @@ class Selection:
             "choices": choices,
             "used": self.assignment.used,
             "trials": self.trials,
+            "search": self.search and self.search.value,
         }
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Selection:
         """The selection that `to_mapping` was asked for."""
         choices = tuple(Choice(Pattern.parse(pattern), cost, reason) for pattern, cost, reason in values["choices"])
-        return cls(Assignment(values["method"], choices, values["used"]), values["trials"])
+        search = values["search"] and Search(values["search"])
+        return cls(Assignment(values["method"], choices, values["used"]), values["trials"], search)
 
 
 def default_granularity(method: Method) -> Granularity:
@@ -183,12 +199,57 @@ def _choose_flow(problem: Problem, evidence: Evidence) -> Selection:
     rivals = rivals_of(problem, evidence)
     needed = {problem.patterns.index(pattern) for rival in rivals for pattern in rival.patterns}
     narrow = problem.restricted(sorted(needed.union(undominated(problem))))
+    if not fits_in_memory(problem, evidence.units, evidence.treatment):
+        return search_streamed(narrow, evidence, rivals)
     with evidence.holding(evidence.units):
         bench = set_up(narrow.patterns, evidence)
         try:
             return search(narrow, bench, bench.around_dense(evidence.samples, evidence.seed), evidence, rivals)
         finally:
             bench.restore()
+
+
+def fits_in_memory(problem: Problem, units: Sequence[Sequence[LinearLayer]], treatment: Treatment) -> bool:
+    """Whether the model under all patterns fits in memory; if not, its blocks are measured one by one."""
+    return bench_bytes(units, len(problem.patterns), moments=treatment.needs_moments) <= BENCH_BYTES
+
+
+def search_streamed(problem: Problem, evidence: Evidence, rivals: Sequence[Assignment]) -> Selection:
+    """`search` with one block in memory: the same rivals, knapsack and interactions, but nothing is refined.
+
+    Refinement measures costs in a pruned model, where each of its trials would be a pass of its own.
+    """
+    bench = StreamedBench(
+        evidence.model,
+        evidence.blocks,
+        evidence.units,
+        problem.patterns,
+        evidence.treatment,
+        evidence.samples,
+        evidence.guard,
+    )
+
+    def derivatives() -> dict[str, Any]:
+        along, tokens = bench.derivatives(evidence.seed)
+        return {"along": along.tolist(), "tokens": tokens}
+
+    found = evidence.once("derivatives", derivatives)
+    along = torch.tensor(found["along"], dtype=torch.float64)
+    around = to_second_order(along, found["tokens"], [len(unit) for unit in evidence.units], drawn=True)
+    tried = _first_tries(problem, around, rivals)
+    losses = evidence.once("trials", lambda: bench.losses(tried))
+    winner = min(losses, key=losses.__getitem__)
+    return Selection(explained(problem, around.costs, tried[winner], winner), losses, Search.STREAMED)
+
+
+def _first_tries(problem: Problem, around: LossModel, rivals: Sequence[Assignment]) -> dict[str, NDArray[np.int64]]:
+    """Columns by name: the rivals, the knapsack, and what interactions make of it."""
+    tried: dict[str, NDArray[np.int64]] = {}
+    for rival in rivals:
+        tried.setdefault(f"{rival.method} {_short(rival)}", _columns(problem, rival.patterns))
+    tried["knapsack"] = _columns(problem, select_cheapest(problem, around.costs).patterns)
+    tried["interactions"] = descend(problem, around, tried["knapsack"])
+    return tried
 
 
 def rivals_of(problem: Problem, evidence: Evidence) -> list[Assignment]:
@@ -253,12 +314,7 @@ def search(
     rivals : sequence of Assignment
         What else to compare with.
     """
-    tried: dict[str, NDArray[np.int64]] = {}
-    for rival in rivals:
-        tried.setdefault(f"{rival.method} {_short(rival)}", _columns(problem, rival.patterns))
-    knapsack = _columns(problem, select_cheapest(problem, around.costs).patterns)
-    tried["knapsack"] = knapsack
-    tried["interactions"] = descend(problem, around, knapsack)
+    tried = _first_tries(problem, around, rivals)
     losses = {name: bench.loss(columns) for name, columns in tried.items()}
     for turn in range(evidence.rounds):
         best = tried[min(losses, key=losses.__getitem__)]
@@ -268,7 +324,7 @@ def search(
             tried[name] = descend(problem, there.trusted(trust), best)
             losses[name] = bench.loss(tried[name])
     winner = min(losses, key=losses.__getitem__)
-    return Selection(explained(problem, around.costs, tried[winner], winner), losses)
+    return Selection(explained(problem, around.costs, tried[winner], winner), losses, Search.IN_MEMORY)
 
 
 def _short(rival: Assignment) -> str:

@@ -13,7 +13,7 @@ about outputs or tokens being independent, as the usual factorised forms do.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -27,10 +27,23 @@ from transformers import PreTrainedModel
 from flow.blocks import LinearLayer
 from flow.options import BATCH_TOKENS
 
-__all__ = ["COST_LENGTH", "LossModel", "directional_derivatives", "loss_model"]
+__all__ = [
+    "COST_LENGTH",
+    "LossModel",
+    "cut",
+    "directional_derivatives",
+    "label_drawer",
+    "loss_model",
+    "projecting",
+    "to_second_order",
+]
 
 COST_LENGTH = 128
 """Tokens of a sequence: each is one sample of the Fisher information, so that shorter ones give more samples."""
+
+
+_CHUNK = 1 << 26
+"""Numbers of gradients in weights that are held at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,9 +110,26 @@ def loss_model(
     """
     layers = [layer for unit in units for layer in unit]
     along, tokens = directional_derivatives(model, layers, changes, samples, seed)
-    starts = np.cumsum([0, *(len(unit) for unit in units)])
+    return to_second_order(along, tokens, [len(unit) for unit in units], drawn=seed is not None)
+
+
+def to_second_order(along: Tensor, tokens: int, sizes: Sequence[int], *, drawn: bool) -> LossModel:
+    """The loss model of some derivatives.
+
+    Parameters
+    ----------
+    along : Tensor
+        <dW, G_s>, [sequences, layers, patterns], float64.
+    tokens : int
+        Predicted tokens of a sequence.
+    sizes : sequence of int
+        Layers of each unit, which follow each other.
+    drawn : bool
+        Whether the labels were drawn by the model itself: there is no slope then.
+    """
+    starts = np.cumsum([0, *sizes])
     along = torch.stack([along[:, start:stop].sum(dim=1) for start, stop in pairwise(starts)], dim=1)
-    slope = torch.zeros(along.shape[1:], dtype=along.dtype) if seed is not None else along.mean(dim=0)
+    slope = torch.zeros(along.shape[1:], dtype=along.dtype) if drawn else along.mean(dim=0)
     spread = (along - slope).flatten(1)
     curvature = (spread.T @ spread / (2 * len(along) * tokens)).view(*slope.shape, *slope.shape)
     return LossModel((slope / tokens).numpy(), curvature.numpy())
@@ -134,20 +164,34 @@ def directional_derivatives(
     tokens : int
         Predicted tokens of a sequence.
     """
-    length = min(COST_LENGTH, samples.shape[1])
-    sequences = samples[:, : samples.shape[1] // length * length].reshape(-1, length)
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    sequences = cut(samples)
+    length = sequences.shape[1]
+    draw = None if seed is None else label_drawer(seed)
     rows = []
-    with _projected(model, layers, changes) as projected:
+    with _frozen(model), projecting(layers, changes) as take:
         for batch in sequences.split(max(1, BATCH_TOKENS // length)):
-            logits = model(input_ids=batch, use_cache=False).logits[:, :-1].flatten(0, 1).float()
-            if generator is None:
-                labels = batch[:, 1:].flatten()
-            else:
-                labels = torch.multinomial(logits.detach().softmax(dim=-1).cpu(), 1, generator=generator).flatten()
-            cross_entropy(logits, labels.to(logits.device), reduction="sum").backward()
-            rows.append(torch.stack([projected[layer.name].take(len(batch)) for layer in layers], dim=1))
+            logits = model(input_ids=batch, use_cache=False).logits[:, :-1].float()
+            labels = batch[:, 1:] if draw is None else draw(logits.detach())
+            cross_entropy(logits.flatten(0, 1), labels.flatten().to(logits.device), reduction="sum").backward()
+            rows.append(take(len(batch)))
     return torch.cat(rows), length - 1
+
+
+def cut(samples: Tensor) -> Tensor:
+    """Samples [samples, length] in sequences of at most `COST_LENGTH` tokens, [sequences, length]; the rest is left."""
+    length = min(COST_LENGTH, samples.shape[1])
+    return samples[:, : samples.shape[1] // length * length].reshape(-1, length)
+
+
+def label_drawer(seed: int) -> Callable[[Tensor], Tensor]:
+    """Draws labels from a model's own predictions, batch after batch: logits [..., vocabulary] to int64 [...]."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(logits: Tensor) -> Tensor:
+        shares = logits.softmax(dim=-1).flatten(0, -2).cpu()
+        return torch.multinomial(shares, 1, generator=generator).view(logits.shape[:-1])
+
+    return draw
 
 
 @dataclass
@@ -170,8 +214,14 @@ class _Projection:
         inputs, gradient = self.inputs, gradient.detach()
         if inputs.ndim == 2:  # tokens of several sequences in one matrix, as experts get them
             inputs, gradient = inputs[None], gradient[None]
-        weights = gradient.flatten(1, -2).mT @ inputs.flatten(1, -2)
-        self.found = (weights.flatten(1).float() @ self.changes.T).double().cpu()
+        gradient, inputs = gradient.flatten(1, -2), inputs.flatten(1, -2)
+        # The gradients in the weights, [sequences, outputs, inputs], are taken for some sequences at a time.
+        some = max(1, _CHUNK // self.changes.shape[1])
+        parts = [
+            (its.mT @ own).flatten(1).float() @ self.changes.T
+            for its, own in zip(gradient.split(some), inputs.split(some), strict=True)
+        ]
+        self.found = torch.cat(parts).double().cpu()
 
     def take(self, sequences: int) -> Tensor:
         """[sequences, patterns] of the batch that just passed, zeros where the layer saw none of it."""
@@ -184,16 +234,35 @@ class _Projection:
 
 
 @contextlib.contextmanager
-def _projected(
-    model: PreTrainedModel, layers: Sequence[LinearLayer], changes: Mapping[str, Tensor]
-) -> Iterator[dict[str, _Projection]]:
-    """Watch the layers' inputs and gradients while the context is open; no parameter gets a gradient of its own."""
-    projections = {layer.name: _Projection(changes[layer.name].flatten(1).float()) for layer in layers}
+def projecting(layers: Sequence[LinearLayer], changes: Mapping[str, Tensor]) -> Iterator[Callable[[int], Tensor]]:
+    """Project the gradients in some layers' weights onto their changes while the context is open.
+
+    Parameters
+    ----------
+    layers : sequence of LinearLayer
+        The layers.
+    changes : mapping
+        dW by the layer's name, [patterns, outputs, inputs].
+
+    Yields
+    ------
+    callable
+        To be called after each backward pass with the number of its sequences; gives <dW, G_s>, [sequences, layers,
+        patterns], float64.
+    """
+    projections = [_Projection(changes[layer.name].flatten(1).float()) for layer in layers]
+    with contextlib.ExitStack() as stack:
+        for layer, projection in zip(layers, projections, strict=True):
+            stack.callback(layer.watch(projection.see_inputs).remove)
+            stack.callback(layer.watch_outputs(projection.see_outputs).remove)
+        yield lambda sequences: torch.stack([projection.take(sequences) for projection in projections], dim=1)
+
+
+@contextlib.contextmanager
+def _frozen(model: PreTrainedModel) -> Iterator[None]:
+    """No parameter gets a gradient of its own while the context is open, but what passes the model does."""
     wanting = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with contextlib.ExitStack() as stack:
-        for layer in layers:
-            stack.callback(layer.watch(projections[layer.name].see_inputs).remove)
-            stack.callback(layer.watch_outputs(projections[layer.name].see_outputs).remove)
         embeddings = model.get_input_embeddings()
         # With all parameters frozen, the graph begins at the embeddings, which saves a third of the backward pass.
         start = embeddings.register_forward_hook(lambda module, arguments, output: output.detach().requires_grad_())
@@ -202,4 +271,4 @@ def _projected(
             parameter.requires_grad_(False)
             stack.callback(parameter.requires_grad_, True)
         stack.enter_context(torch.enable_grad())
-        yield projections
+        yield

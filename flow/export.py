@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 from typing import Any, overload
@@ -18,11 +19,13 @@ from flexcim.tiling import pack_layer
 from flow.evaluation import Evaluation
 from flow.journal import Journal
 from flow.result import PrunedLayer, PruneResult
+from flow.treatment import Numerics
 
 __all__ = ["ExportError", "check_replaceable", "pack", "pack_one", "plan", "report", "write_result"]
 
 _FORMAT = "flexcim pruned model"
 _SCHEMA_VERSION = 1
+_EVALUATED = ("dense", "dense_quantized", "pruned", "quantized")
 _CONTENT = ("checkpoint", "packed", "plan.toml", "report.json")
 
 
@@ -117,6 +120,7 @@ def report(result: PruneResult) -> dict[str, Any]:
         "update": result.treatment.update.value,
         "objective": result.selection.assignment.objective,
         "trials": result.selection.trials,
+        "search": result.selection.search and result.selection.search.value,
         "calibration": {
             "samples": len(result.samples),
             "length": result.samples.shape[1] if result.samples.ndim == 2 else None,
@@ -124,9 +128,9 @@ def report(result: PruneResult) -> dict[str, Any]:
         },
         "evaluation": None
         if evaluations is None
-        else {name: _evaluation(getattr(evaluations, name)) for name in ("dense", "pruned", "quantized")},
+        else {name: _evaluation(getattr(evaluations, name)) for name in _EVALUATED},
         "config": result.config.to_mapping(),
-        "layers": [_layer(layer, result.damping[layer.name]) for layer in result.layers],
+        "layers": [_layer(layer, result.numerics[layer.name]) for layer in result.layers],
     }
 
 
@@ -139,7 +143,7 @@ def _evaluation(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _layer(layer: PrunedLayer, damping: float | None) -> dict[str, Any]:
+def _layer(layer: PrunedLayer, numerics: Numerics) -> dict[str, Any]:
     scale = layer.activation_scale
     return {
         "name": layer.name,
@@ -149,7 +153,7 @@ def _layer(layer: PrunedLayer, damping: float | None) -> dict[str, Any]:
         "sparsity": layer.sparsity,
         "cost": layer.choice.cost,
         "why": layer.choice.reason,
-        "damping": damping,
+        **asdict(numerics),
         "groups": layer.tiling.groups,
         "groups_why": layer.tiling.reason,
         "tiles": len(layer.tiling.tiles),

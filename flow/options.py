@@ -14,6 +14,7 @@ __all__ = [
     "Granularity",
     "Method",
     "Score",
+    "Search",
     "Update",
 ]
 
@@ -45,7 +46,7 @@ class ActivationScale(str, Enum):
     """Each token has its own, from its largest magnitude."""
 
     TENSOR = "tensor"
-    """One for all tokens, from the largest magnitude that the calibration saw."""
+    """One for all tokens, from the largest magnitude that the calibration saw, or a percentile of them."""
 
 
 class Method(str, Enum):
@@ -83,6 +84,16 @@ class Update(str, Enum):
 
     OBS = "obs"
     """SparseGPT's sweep: each dropped weight is made up for by later ones; faster for wide layers."""
+
+
+class Search(str, Enum):
+    """How FLOW measures what patterns do to the loss."""
+
+    IN_MEMORY = "in memory"
+    """The model under every pattern is in memory; what was chosen is refined in the pruned model."""
+
+    STREAMED = "streamed"
+    """One block under every pattern is in memory; nothing is refined."""
 
 
 class Granularity(str, Enum):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -17,7 +18,7 @@ from flexcim.tiling import tile_layer
 from flow.blocks import Block, LinearLayer
 from flow.budgets import Budget, SparsityBudget, pose
 from flow.checkpoint import Checkpoint, load_checkpoint
-from flow.choosing import Evidence, Selection, choose, default_granularity
+from flow.choosing import Evidence, Selection, choose, default_granularity, fits_in_memory
 from flow.evaluation import Evaluation, evaluate_blocks
 from flow.images import draw_images, read_images
 from flow.journal import Journal
@@ -33,12 +34,11 @@ from flow.options import (
 )
 from flow.quantization import activation_scale
 from flow.quiet import quiet
-from flow.result import Evaluations, PrunedLayer, PruneResult, quantized
+from flow.result import Evaluations, PrunedLayer, PruneResult, quantized, quantized_dense
 from flow.selectors import Choice, candidates, units_of
-from flow.statistics import InputStatistics
 from flow.stream import BlockStream
 from flow.text import check_unseen, draw_samples, read_text, set_apart, tokenize
-from flow.treatment import default_treatment, prune_block
+from flow.treatment import Numerics, default_treatment, prune_block
 
 __all__ = ["Progress", "PruneError", "prune"]
 
@@ -68,6 +68,7 @@ def prune(
     stride: int | None = None,
     seed: int = 0,
     activations: ActivationScale = ActivationScale.TOKEN,
+    activation_percentile: float = 100.0,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
     journal: Journal | None = None,
@@ -80,7 +81,8 @@ def prune(
 
     With a journal the model's blocks are in memory one at a time, and pruned ones are stored in the journal's folder;
     without one the whole model is in memory, and nothing is written. `Method.FLOW` has the whole model in memory while
-    it chooses, under every pattern of the menu.
+    it chooses, under every pattern of the menu, if that takes no more than `flow.streamed.BENCH_BYTES`; otherwise one
+    block under every pattern, and on disk the inputs of all blocks.
 
     Parameters
     ----------
@@ -116,6 +118,9 @@ def prune(
         Seed of the samples' places, and of the labels that `Method.FLOW` draws.
     activations : ActivationScale
         Whether each token gets its own scale or each layer one from the calibration.
+    activation_percentile : float
+        Percentile of the magnitudes that a layer's scale maps to the largest integer, above 0, up to 100, the largest;
+        what is larger is clipped. Other than 100 only with `ActivationScale.TENSOR`.
     device : torch.device or str
         Where blocks are computed.
     progress : callable, optional
@@ -130,6 +135,7 @@ def prune(
     """
     budget = _one_budget(sparsity, budget)
     treatment = default_treatment(method, score, update)
+    percentile = _percentile(activations, activation_percentile)
     evaluation = None if evaluation_text is None else read_text(evaluation_text)
     steps = _Steps(progress)
     steps.begin("loading the model")
@@ -154,7 +160,7 @@ def prune(
     ) -> None:
         if evaluation is None:
             return
-        steps.begin(f"evaluating the {name} model")
+        steps.begin(f"evaluating the {name.replace('_', ', ')} model")
         tokens, size = _tokens(evaluation, checkpoint), len(evaluation.encode())
         found = once(
             f"evaluation-{name}",
@@ -162,23 +168,29 @@ def prune(
         )
         evaluations[name] = Evaluation.from_mapping(found)
 
-    steps.total = 2 + len(blocks) + (0 if evaluation is None else 3)
+    steps.total = 2 + len(blocks) + (0 if evaluation is None else 4)
     measure("dense")
+    if evaluation is not None:
+        dense_scales = _dense_scales(BlockStream(model, blocks, windows), blocks, percentile, config)
+        measure("dense_quantized", lambda block: quantized_dense(block, config, dense_scales))
     steps.begin("choosing the patterns")
-    guarded = method is Method.FLOW
-    stream = BlockStream(model, blocks, windows, moments=guarded and treatment.needs_moments)
     by_name = {layer.name: layer for block in blocks for layer in block.layers}
+    layers_of_units = tuple(tuple(by_name[name] for name in unit.layers) for unit in units)
+    in_memory = method is Method.FLOW and fits_in_memory(problem, layers_of_units, treatment)
+    stream = BlockStream(model, blocks, windows, moments=in_memory and treatment.needs_moments)
     block_of = {layer.name: block for block in blocks for layer in block.layers}
 
     def select() -> dict[str, Any]:
         evidence = Evidence(
             model=model,
-            units=tuple(tuple(by_name[name] for name in unit.layers) for unit in units),
+            units=layers_of_units,
             dense={} if method is Method.UNIFORM else stream.dense,
             treatment=treatment,
             samples=windows,
             guard=apart,
             seed=seed,
+            blocks=blocks,
+            once=once,
             loaded=lambda layer: block_of[layer.name].loaded(),
         )
         return choose(method, problem, evidence).to_mapping()
@@ -189,22 +201,24 @@ def prune(
         name: choice for unit, choice in zip(units, selection.assignment.choices, strict=True) for name in unit.layers
     }
     layers: list[PrunedLayer] = []
-    damping: dict[str, float | None] = {}
+    numerics: dict[str, Numerics] = {}
     for index, block in enumerate(blocks):
         steps.begin(f"pruning block {index + 1} of {len(blocks)}")
         stored = journal is not None and checkpoint.recover(block, journal.shards)
         with block.loaded():
-            found: dict[str, float | None] = {}
+            found: dict[str, Numerics] = {}
             if block.layers and not stored:
                 found = prune_block(block, choices, treatment, stream.measure(moments=treatment.needs_moments))
                 checkpoint.settle(block)
             # Noted before the block is stored, so that it is there for the process that finds the block stored.
-            damping |= once(f"damping-{index}", partial(dict, found))
+            noted = once(f"numerics-{index}", partial(_mapping, found))
+            numerics |= {name: Numerics(**values) for name, values in noted.items()}
             if block.layers and not stored and journal is not None:
                 checkpoint.store(block, journal.shards)
-            seen = stream.advance()
+            scales = _advance(stream, percentile, config)
             layers += [
-                _pruned_layer(layer, block, choices[layer.name], config, seen, activations) for layer in block.layers
+                _pruned_layer(layer, block, choices[layer.name], config, scales.get(layer.name))
+                for layer in block.layers
             ]
     measure("pruned")
     measure("quantized", lambda block: quantized(layer for layer in layers if layer.block is block))
@@ -214,13 +228,49 @@ def prune(
         budget=budget,
         method=method,
         treatment=treatment,
-        damping=damping,
+        numerics=numerics,
         seed=seed,
         samples=windows,
         selection=selection,
         layers=tuple(layers),
         evaluations=Evaluations(**evaluations) if evaluations else None,
     )
+
+
+def _percentile(activations: ActivationScale, percentile: float) -> float | None:
+    """The percentile that layers' scales come from; None if each token has its own."""
+    if not 0 < percentile <= 100:
+        raise PruneError(f"activation percentile must be above 0 and at most 100, not {percentile}")
+    if activations is ActivationScale.TENSOR:
+        return percentile
+    if percentile != 100:
+        raise PruneError(
+            f"activation percentile {percentile} needs activations tensor, not {activations.value}, which scales each"
+            " token by its own largest magnitude"
+        )
+    return None
+
+
+def _advance(stream: BlockStream, percentile: float | None, config: MacroConfig) -> dict[str, Tensor]:
+    """Pass a block, and give the scales of its layers' activations by name; none if each token has its own."""
+    if percentile is None:
+        stream.skip()
+        return {}
+    return {
+        name: activation_scale(magnitudes.percentile(percentile), config.activation_bits)
+        for name, magnitudes in stream.advance().items()
+    }
+
+
+def _dense_scales(
+    stream: BlockStream, blocks: Sequence[Block], percentile: float | None, config: MacroConfig
+) -> dict[str, Tensor]:
+    """Scales of the activations in the dense model, by the layer's name; none if each token has its own."""
+    scales: dict[str, Tensor] = {}
+    if percentile is not None:
+        for _ in blocks:
+            scales |= _advance(stream, percentile, config)
+    return scales
 
 
 def _one_budget(sparsity: float | None, budget: Budget | None) -> Budget:
@@ -232,6 +282,11 @@ def _one_budget(sparsity: float | None, budget: Budget | None) -> Budget:
 def _ask(name: str, find: Callable[[], Any]) -> Any:
     """`Journal.once` without a journal."""
     return find()
+
+
+def _mapping(numerics: Mapping[str, Numerics]) -> dict[str, Any]:
+    """JSON's plain values of each."""
+    return {name: asdict(of_layer) for name, of_layer in numerics.items()}
 
 
 class _Steps:
@@ -318,11 +373,9 @@ def _pruned_layer(
     block: Block,
     choice: Choice,
     config: MacroConfig,
-    seen: Mapping[str, InputStatistics],
-    activations: ActivationScale,
+    scale: Tensor | None,
 ) -> PrunedLayer:
     """The layer's record; its block must be loaded."""
-    per_tensor = activations is ActivationScale.TENSOR
     return PrunedLayer(
         name=layer.name,
         block=block,
@@ -330,5 +383,5 @@ def _pruned_layer(
         choice=choice,
         tiling=tile_layer(config, *layer.shape, choice.pattern),
         zeros=int((layer.weight == 0).sum()),
-        activation_scale=activation_scale(seen[layer.name].largest, config.activation_bits) if per_tensor else None,
+        activation_scale=scale,
     )

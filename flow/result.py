@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,9 +24,9 @@ from flow.quantization import QuantizedLinear, quantize_weights
 from flow.quiet import quiet
 from flow.selectors import Choice
 from flow.stream import BlockStream
-from flow.treatment import Treatment
+from flow.treatment import Numerics, Treatment
 
-__all__ = ["Evaluations", "PruneResult", "PrunedLayer", "quantized"]
+__all__ = ["Evaluations", "PruneResult", "PrunedLayer", "quantized", "quantized_dense"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -93,9 +93,14 @@ class PrunedLayer:
 
 @dataclass(frozen=True)
 class Evaluations:
-    """The same text under the dense model, the pruned one, and the pruned one in the hardware's integers."""
+    """The same text under the dense model and the pruned one, each also in the hardware's integers.
+
+    From ``dense`` to ``dense_quantized`` is the error of quantisation alone, from ``dense`` to ``pruned`` that of
+    pruning alone, and ``quantized``, the pruned model in integers, has both.
+    """
 
     dense: Evaluation
+    dense_quantized: Evaluation
     pruned: Evaluation
     quantized: Evaluation
 
@@ -116,9 +121,8 @@ class PruneResult:
         Who chose the patterns.
     treatment : Treatment
         How masks were chosen and kept weights updated.
-    damping : dict
-        Share of the mean diagonal that each layer's second moments were damped by, by the layer's name; None where
-        there were none.
+    numerics : dict
+        How the numbers of each layer went, by the layer's name.
     seed : int
         Seed of the calibration samples.
     samples : Tensor
@@ -136,7 +140,7 @@ class PruneResult:
     budget: Budget
     method: Method
     treatment: Treatment
-    damping: dict[str, float | None]
+    numerics: dict[str, Numerics]
     seed: int
     samples: Tensor
     selection: Selection
@@ -230,4 +234,28 @@ def quantized(
             if watch is not None:
                 watch(layer.name, module)
             handles.callback(layer.layer.substitute(module).remove)
+        yield
+
+
+@contextlib.contextmanager
+def quantized_dense(block: Block, config: MacroConfig, scales: Mapping[str, Tensor]) -> Iterator[None]:
+    """The same for the layers of a block that is not pruned.
+
+    Parameters
+    ----------
+    block : Block
+        The block, loaded.
+    config : MacroConfig
+        The widths of the integers.
+    scales : mapping
+        Scales of the layers' activations by name, [] float32; by default each token has its own.
+    """
+    with contextlib.ExitStack() as handles:
+        for layer in block.layers:
+            module = QuantizedLinear(
+                *quantize_weights(layer.weight, config.weight_bits),
+                activation_bits=config.activation_bits,
+                activation_scale=scales.get(layer.name),
+            )
+            handles.callback(layer.substitute(module.to(layer.weight.device)).remove)
         yield

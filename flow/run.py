@@ -44,6 +44,7 @@ def prune_to(
     stride: int | None = None,
     seed: int = 0,
     activations: ActivationScale = ActivationScale.TOKEN,
+    activation_percentile: float = 100.0,
     device: str | None = None,
     progress: Progress | None = None,
 ) -> PruneResult:
@@ -60,7 +61,7 @@ def prune_to(
         Where blocks are computed; by default CUDA if there is any, else the CPU.
     model_path, sparsity, budget, calibration_text, evaluation_text, config, method, score, update, granularity
         As in `prune`.
-    samples, length, stride, seed, activations, progress
+    samples, length, stride, seed, activations, activation_percentile, progress
         As in `prune`; what is written in the end is one step more.
 
     Raises
@@ -85,6 +86,7 @@ def prune_to(
         "stride": stride,
         "seed": seed,
         "activations": activations.value,
+        "activation_percentile": activation_percentile,
         "device": str(place),
         "model": folder_facts(model_path),
         "calibration": file_facts(calibration_text),
@@ -110,6 +112,7 @@ def prune_to(
                 stride=stride,
                 seed=seed,
                 activations=activations,
+                activation_percentile=activation_percentile,
                 device=place,
                 progress=progress,
                 journal=journal,

@@ -1,4 +1,5 @@
-"""Statistics of what enters a layer: norms for the scores, second moments for the updates of the kept weights."""
+"""Statistics of what enters a layer: norms for the scores, second moments for the updates of the kept weights, and
+magnitudes for the scales of quantised activations."""
 
 from __future__ import annotations
 
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 
 from flow.blocks import LinearLayer
+from flow.magnitudes import Magnitudes
 
-__all__ = ["InputStatistics", "observe"]
+__all__ = ["InputStatistics", "observe", "observe_magnitudes"]
 
 
 @dataclass
@@ -26,8 +28,6 @@ class InputStatistics:
         Whether to collect the second moments, which take inputs ** 2 numbers and as many products for each token.
     tokens : int
         Tokens that were seen.
-    largest : float
-        Largest magnitude among them.
 
     Attributes
     ----------
@@ -41,7 +41,6 @@ class InputStatistics:
     inputs: int
     with_moments: bool = False
     tokens: int = 0
-    largest: float = 0.0
     squares: Tensor = field(init=False)
     products: Tensor | None = field(init=False)
 
@@ -73,7 +72,6 @@ class InputStatistics:
         if not len(flat):
             return
         self.tokens += len(flat)
-        self.largest = max(self.largest, flat.abs().max().item())
         if self.products is None:
             self.squares += flat.square().sum(dim=0, dtype=torch.float64).to(self.squares.device)
             return
@@ -97,3 +95,14 @@ def observe(layers: Iterable[LinearLayer], *, moments: bool = False) -> Iterator
             of_layer = statistics[layer.name] = InputStatistics(layer.shape[1], with_moments=moments)
             watches.callback(layer.watch(of_layer.add).remove)
         yield statistics
+
+
+@contextlib.contextmanager
+def observe_magnitudes(layers: Iterable[LinearLayer]) -> Iterator[dict[str, Magnitudes]]:
+    """The same for the magnitudes of the inputs alone."""
+    magnitudes: dict[str, Magnitudes] = {}
+    with contextlib.ExitStack() as watches:
+        for layer in layers:
+            of_layer = magnitudes[layer.name] = Magnitudes()
+            watches.callback(layer.watch(of_layer.add).remove)
+        yield magnitudes

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +17,10 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from flexcim.errors import FlexCiMError
-from flow.blocks import Block
+from flow.blocks import Block, LinearLayer
+from flow.magnitudes import Magnitudes
 from flow.options import BATCH_IMAGES, BATCH_TOKENS
-from flow.statistics import InputStatistics, observe
+from flow.statistics import InputStatistics, observe, observe_magnitudes
 
 __all__ = ["BlockStream", "CalibrationError"]
 
@@ -27,12 +29,14 @@ class CalibrationError(FlexCiMError):
     """A model that cannot be calibrated on these samples; the message is one sentence that names the layer."""
 
 
-def _check_seen(statistics: dict[str, InputStatistics]) -> None:
-    for name, seen in statistics.items():
-        if not seen.tokens:
-            raise CalibrationError(f"no calibration token reaches {name}, so its weights cannot be compared")
+def _check_seen(layers: Iterable[LinearLayer], statistics: dict[str, InputStatistics]) -> None:
+    for layer in layers:
+        seen = statistics[layer.name]
+        # It is no wonder that a text leaves an expert out; any other layer is not used as it seems.
+        if not seen.tokens and layer.expert is None:
+            raise CalibrationError(f"no calibration token reaches {layer.name}, so its weights cannot be compared")
         if not seen.squares.isfinite().all():
-            raise CalibrationError(f"the inputs of {name} are not finite on the calibration text")
+            raise CalibrationError(f"the inputs of {layer.name} are not finite on the calibration text")
 
 
 @dataclass(frozen=True)
@@ -118,13 +122,28 @@ class BlockStream:
         Raises
         ------
         CalibrationError
-            If no token reaches a layer, or its inputs are not finite.
+            If no token reaches a layer that is no expert, or its inputs are not finite.
         """
         return self._pass(advance=False, moments=moments)
 
-    def advance(self) -> dict[str, InputStatistics]:
-        """Like `measure`; then the block's outputs become the inputs of the next one."""
-        return self._pass(advance=True, moments=False)
+    def advance(self) -> dict[str, Magnitudes]:
+        """Pass the current block: its outputs become the inputs of the next one.
+
+        Returns
+        -------
+        dict
+            Magnitudes of the inputs of its layers, by name.
+        """
+        with observe_magnitudes(self._blocks[self._current].layers) as magnitudes:
+            self.skip()
+        return magnitudes
+
+    def fork(self) -> BlockStream:
+        """Another stream of the same samples, before the first block; both share what the model hands its blocks."""
+        other = copy.copy(self)
+        other.forget()
+        other.rewind()
+        return other
 
     def _pass(self, *, advance: bool, moments: bool) -> dict[str, InputStatistics]:
         block = self._blocks[self._current]
@@ -133,7 +152,7 @@ class BlockStream:
                 hidden = self._run(block, index, self._hidden[index])
                 if advance:
                     self._hidden[index] = hidden.to(self._first[index].device)
-        _check_seen(statistics)
+        _check_seen(block.layers, statistics)
         if advance:
             self._current += 1
         return statistics
@@ -194,7 +213,40 @@ class BlockStream:
 
     # -- backward ------------------------------------------------------------------------------------------------------
 
-    def backward(self, spool: str | Path | None = None) -> Iterator[Block]:
+    @contextlib.contextmanager
+    def revisiting(self, spool: str | Path | None = None) -> Iterator[Callable[[int], None]]:
+        """Pass all blocks, keep the inputs of each on disk, and go back to any of them while the context is open.
+
+        Parameters
+        ----------
+        spool : path, optional
+            Folder for the inputs, as for `backward`.
+
+        Yields
+        ------
+        callable
+            Takes the stream to the block with this index, where it can `measure`.
+        """
+        self.rewind()
+        with tempfile.TemporaryDirectory(dir=spool) as name:
+            folder = Path(name)
+            self._pass_keeping(folder)
+
+            def go(position: int) -> None:
+                self._current = position
+                self._hidden = torch.load(folder / str(position))
+
+            yield go
+
+    def _pass_keeping(self, folder: Path) -> None:
+        """Pass all blocks, and keep the inputs of each in a folder, under its index."""
+        while self._current < len(self._blocks):
+            torch.save(self._hidden, folder / str(self._current))
+            self.skip()
+
+    def backward(
+        self, spool: str | Path | None = None, draw: Callable[[Tensor], Tensor] | None = None
+    ) -> Generator[tuple[Block, Iterator[int]]]:
         """Take the gradient of the mean loss of the predicted tokens back through the blocks, in reverse order.
 
         A forward pass from the first block comes before; it keeps each block's inputs on disk. Then each block runs
@@ -206,12 +258,17 @@ class BlockStream:
         spool : path, optional
             Folder for the inputs, blocks * [samples, length, hidden] in all, deleted at the end; by default the
             system's for temporary files.
+        draw : callable, optional
+            Gives the labels of a batch for its logits, [samples, length - 1, vocabulary] to [samples, length - 1]; by
+            default they are the samples' next tokens.
 
         Yields
         ------
-        Block
-            Each block after the gradient of all samples has passed it, the last one first; its weights are still in
-            memory. The stream itself is at its end afterwards.
+        block : Block
+            Each block, the last one first; its weights are in memory.
+        batches : iterator of int
+            Each step takes the gradient of one more batch through the block, and gives the number of its samples. What
+            is left of it is done when the next block is asked for. The stream itself is at its end all the while.
 
         Raises
         ------
@@ -222,24 +279,31 @@ class BlockStream:
         self.rewind()
         with tempfile.TemporaryDirectory(dir=spool) as name:
             folder = Path(name)
-            while self._current < len(self._blocks):
-                torch.save(self._hidden, folder / str(self._current))
-                self.skip()
-            upstream = [self._tail_gradient(index) for index in range(len(self._batches))]
+            self._pass_keeping(folder)
+            upstream = [self._tail_gradient(index, draw) for index in range(len(self._batches))]
             for position in reversed(range(len(self._blocks))):
                 block = self._blocks[position]
                 inputs = torch.load(folder / str(position))
                 with block.loaded():
-                    for index, hidden in enumerate(inputs):
-                        upstream[index] = self._block_gradient(block, index, hidden, upstream[index])
-                    yield block
+                    batches = self._back_through(block, inputs, upstream)
+                    yield block, batches
+                    for _ in batches:
+                        pass
 
-    def _tail_gradient(self, index: int) -> Tensor:
+    def _back_through(self, block: Block, inputs: list[Tensor], upstream: list[Tensor]) -> Iterator[int]:
+        """Replace the gradients of a block's outputs by those of its inputs, batch by batch."""
+        for index, hidden in enumerate(inputs):
+            upstream[index] = self._block_gradient(block, index, hidden, upstream[index])
+            yield len(hidden)
+
+    def _tail_gradient(self, index: int, draw: Callable[[Tensor], Tensor] | None) -> Tensor:
         """d mean loss / d outputs of the last block, for one batch."""
         with torch.enable_grad():
             hidden = self._hidden[index].detach().requires_grad_()
             predicted = self._samples.numel() - len(self._samples)
-            losses = self._tail(index, hidden, self._targets[index])
+            logits = self._answer(index, hidden)[:, :-1].float()
+            labels = self._targets[index] if draw is None else draw(logits.detach())
+            losses = _losses(logits, labels)
             (gradient,) = torch.autograd.grad(losses.sum() / predicted, hidden)
         return gradient
 
@@ -304,8 +368,7 @@ class BlockStream:
 
     def _tail(self, index: int, hidden: Tensor, targets: Tensor) -> Tensor:
         """Losses of one batch, in the shape of the targets, from the outputs of the last block."""
-        logits = self._answer(index, hidden)[:, : targets.shape[1]].float()
-        return cross_entropy(logits.transpose(1, 2), targets.to(logits.device), reduction="none")
+        return _losses(self._answer(index, hidden)[:, : targets.shape[1]].float(), targets)
 
     def _answer(self, index: int, hidden: Tensor) -> Tensor:
         """Logits of one batch, from the outputs of the last block."""
@@ -344,6 +407,11 @@ class BlockStream:
     def _check_predicts(self) -> None:
         if not self._model.can_generate():
             raise CalibrationError(f"{type(self._model).__name__} does not predict the next token, so it has no loss")
+
+
+def _losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Negative log-likelihoods, [samples, length], of targets of this shape."""
+    return cross_entropy(logits.transpose(1, 2), targets.to(logits.device), reduction="none")
 
 
 def _moved(values: Any, device: torch.device) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,9 +15,29 @@ from flow.options import Method, Score, Update
 from flow.scores import magnitude_scores, obs_scores, ria_scores, wanda_scores
 from flow.selectors import Choice
 from flow.statistics import InputStatistics
-from flow.updates import Curvature, damped, least_squares, obs_sweep
+from flow.updates import DIRECT_KEPT, Curvature, conjugate_gradients, damped, least_squares, obs_sweep
 
-__all__ = ["Treated", "Treatment", "default_treatment", "prune_block"]
+__all__ = ["Numerics", "Treated", "Treatment", "default_treatment", "prune_block"]
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """How the numbers of a layer went.
+
+    Parameters
+    ----------
+    damping : float or None
+        Share of the mean diagonal that the second moments had to be damped by; None where none were used.
+    residual : float or None
+        Largest relative residual of its outputs' least squares, where they were solved by iteration.
+    reached : bool
+        Whether a calibration token reached the layer. One that none reached, an expert, is pruned by the magnitude of
+        its weights, and not updated.
+    """
+
+    damping: float | None = None
+    residual: float | None = None
+    reached: bool = True
 
 
 @dataclass(frozen=True)
@@ -28,12 +48,12 @@ class Treated:
     ----------
     weights : Tensor
         [patterns, outputs, inputs], in the dtype of the layer's weights.
-    damping : float or None
-        Share of the mean diagonal that the second moments had to be damped by; None where none were used.
+    numerics : Numerics
+        How the numbers went.
     """
 
     weights: Tensor
-    damping: float | None
+    numerics: Numerics
 
 
 @dataclass(frozen=True)
@@ -75,30 +95,41 @@ class Treatment:
         patterns : sequence of Pattern
             The patterns.
         """
+        if not seen.tokens:
+            return Treatment(Score.MAGNITUDE, Update.NONE)._treat(weight, seen, patterns, Numerics(reached=False))
+        return self._treat(weight, seen, patterns, Numerics())
+
+    def _treat(self, weight: Tensor, seen: InputStatistics, patterns: Sequence[Pattern], numerics: Numerics) -> Treated:
         curvature = damped(seen.moments.to(weight.device)) if self.needs_moments else None
+        if curvature is not None:
+            numerics = replace(numerics, damping=curvature.damping)
         treated = torch.stack([weight] * len(patterns))
         sparse = [index for index, pattern in enumerate(patterns) if not pattern.is_dense]
         if sparse:
-            pruned = self._prune(weight, seen, curvature, [patterns[index] for index in sparse])
+            pruned, residual = self._prune(weight, seen, curvature, [patterns[index] for index in sparse])
             treated[sparse] = pruned.to(weight.dtype)
-        return Treated(treated, None if curvature is None else curvature.damping)
+            numerics = replace(numerics, residual=residual)
+        return Treated(treated, numerics)
 
     def _prune(
         self, weight: Tensor, seen: InputStatistics, curvature: Curvature | None, patterns: list[Pattern]
-    ) -> Tensor:
+    ) -> tuple[Tensor, float | None]:
+        """Weights under each sparse pattern, and the largest residual of those that were solved by iteration."""
         if self.update is Update.NONE or self.score is not Score.OBS:
             scores = self._scores(weight, seen, curvature)
             masks = torch.stack([nm_mask(scores, pattern) for pattern in patterns])
             if curvature is None or self.update is Update.NONE:
-                return weight * masks
-            if self.update is Update.OBS:
-                return obs_sweep(weight, curvature, patterns, list(masks))[0]
+                return weight * masks, None
+            swept = None
+            if self.update is Update.OBS or _iterated(masks).any():
+                swept, _ = obs_sweep(weight, curvature, patterns, list(masks))
         else:
             assert curvature is not None, "OBS masks need second moments"
             swept, masks = obs_sweep(weight, curvature, patterns)
-            if self.update is Update.OBS:
-                return swept
-        return torch.stack([least_squares(weight, curvature, mask) for mask in masks])
+        if self.update is Update.OBS:
+            assert swept is not None, "the sweep is the update"
+            return swept, None
+        return _least_squares(weight, curvature, masks, swept)
 
     def _scores(self, weight: Tensor, seen: InputStatistics, curvature: Curvature | None) -> Tensor:
         norms = seen.norms.to(weight.device)
@@ -110,6 +141,27 @@ class Treatment:
             return ria_scores(weight, norms)
         assert curvature is not None, "OBS scores need second moments"
         return obs_scores(weight, curvature.inverse_diagonal)
+
+
+def _iterated(masks: Tensor) -> Tensor:
+    """Which patterns keep so much of an output that iteration is the faster way, [patterns], of their masks."""
+    return masks[:, 0].sum(dim=1) > DIRECT_KEPT
+
+
+def _least_squares(
+    weight: Tensor, curvature: Curvature, masks: Tensor, swept: Tensor | None
+) -> tuple[Tensor, float | None]:
+    """The best weights under each mask, by iteration from those of the sweep where it is faster."""
+    solved, residuals = [], []
+    for index, iterated in enumerate(_iterated(masks).tolist()):
+        if iterated:
+            assert swept is not None, "iteration starts from the sweep"
+            found, residual = conjugate_gradients(weight, curvature, masks[index], swept[index])
+            residuals.append(residual)
+        else:
+            found = least_squares(weight, curvature, masks[index])
+        solved.append(found)
+    return torch.stack(solved), max(residuals, default=None)
 
 
 def default_treatment(method: Method, score: Score | None = None, update: Update | None = None) -> Treatment:
@@ -129,7 +181,7 @@ def default_treatment(method: Method, score: Score | None = None, update: Update
 
 def prune_block(
     block: Block, choices: Mapping[str, Choice], treatment: Treatment, seen: Mapping[str, InputStatistics]
-) -> dict[str, float | None]:
+) -> dict[str, Numerics]:
     """Prune the layers of a block in place.
 
     Parameters
@@ -146,11 +198,11 @@ def prune_block(
     Returns
     -------
     dict
-        The damping of each layer's second moments, by name.
+        How the numbers of each layer went, by name.
     """
-    damping = {}
+    numerics = {}
     for layer in block.layers:
         treated = treatment.apply(layer.weight, seen[layer.name], [choices[layer.name].pattern])
         layer.weight.copy_(treated.weights[0])
-        damping[layer.name] = treated.damping
-    return damping
+        numerics[layer.name] = treated.numerics
+    return numerics

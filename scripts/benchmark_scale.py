@@ -155,7 +155,7 @@ def main() -> int:
 
     by_name = {name: (seconds, peak) for name, seconds, peak in watch.rows}
     block = parameters(BLOCK_SHAPES)
-    dense = by_name["looking for outliers"][0] / options.blocks
+    dense = by_name["choosing the patterns"][0] / options.blocks
     pruning = sum(seconds for name, seconds, _ in watch.rows if name.startswith("pruning block")) / options.blocks
     writing = by_name["packing and writing"][0] / options.blocks
     rest = parameters(REST_SHAPES)
@@ -163,7 +163,9 @@ def main() -> int:
     print(f"\nsparsity {result.sparsity:.2%}; weights of one block {block * 4 / 2**30:.2f} GiB in float32,")
     print(f"embeddings and head {rest * 4 / 2**30:.2f} GiB, hidden states {activations / 2**30:.2f} GiB")
     print(f"largest resident memory while pruning: {max(row[2] for row in watch.rows[2:]) / 2**30:.2f} GiB")
-    print(f"a block: {dense:.0f} s dense statistics, {pruning:.0f} s pruning, {writing:.0f} s packing and writing")
+    print(
+        f"a block: {dense:.0f} s measuring and choosing, {pruning:.0f} s pruning, {writing:.0f} s packing and writing"
+    )
     print(f"all {ALL_BLOCKS} blocks, extrapolated: {(dense + pruning + writing) * ALL_BLOCKS / 3600:.2f} h")
     return 0
 

@@ -130,7 +130,7 @@ class Experiment:
         stream = BlockStream(self.model, self.blocks, self.samples)
         for block in self.blocks:
             prune_block(block, choices, treatment, stream.measure(moments=treatment.needs_moments))
-            stream.advance()
+            stream.skip()
         zeros = sum(int((layer.weight == 0).sum()) for layer in self.layers)
         loss = sequence_loss(self.model, self.heldout) - self.loss_dense
         self.bench.restore()

@@ -335,7 +335,7 @@ def test_flow_by_default_updates_what_it_keeps(folder, text, other, result):
     assert (flow.method, flow.treatment.score, flow.treatment.update) == (Method.FLOW, Score.OBS, Update.LSQ)
     assert flow.sparsity >= TARGET
     assert len(flow.selection.assignment.choices) == len(flow.layers)
-    assert set(flow.damping.values()) == {0.01}
+    assert {of_layer.damping for of_layer in flow.numerics.values()} == {0.01}
     model = flow.checkpoint.model
     for layer in flow.layers:
         weight = model.get_submodule(layer.name).weight.detach()
@@ -344,7 +344,7 @@ def test_flow_by_default_updates_what_it_keeps(folder, text, other, result):
     # The text is what it was calibrated on, so that the better treatment shows even on random models.
     assert flow.evaluations.pruned.nats != result.evaluations.pruned.nats
     assert result.treatment.update is Update.NONE
-    assert set(result.damping.values()) == {None}
+    assert {of_layer.damping for of_layer in result.numerics.values()} == {None}
 
 
 def test_a_budget_of_cycles_is_kept(folder, text):
@@ -390,3 +390,56 @@ def test_tokens_that_the_model_does_not_know_are_refused(text, tmp_path):
     folder = save_tiny(tmp_path, model)
     with pytest.raises(PruneError, match=r"gives token 2\d\d, but the model has only 200$"):
         prune(folder, sparsity=0.5, calibration_text=text)
+
+
+# -- errors told apart, and scales from percentiles --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("activations", ActivationScale)
+def test_the_dense_model_in_integers_tells_both_errors_apart(folder, text, other, tmp_path, activations):
+    options = {"calibration_text": text, "evaluation_text": other, "samples": 3, "length": 24}
+    # Nothing is pruned, so that what is left is quantisation alone.
+    result = prune(folder, sparsity=0.0, method=Method.UNIFORM, activations=activations, **options)
+    assert {str(layer.pattern) for layer in result.layers} == {"1:1"}
+    found = result.evaluations
+    assert found.pruned.bits_per_byte == found.dense.bits_per_byte
+    assert found.quantized.bits_per_byte == found.dense_quantized.bits_per_byte != found.dense.bits_per_byte
+    write_result(tmp_path / "result", result)
+    report = json.loads((tmp_path / "result" / "report.json").read_text())
+    assert list(report["evaluation"]) == ["dense", "dense_quantized", "pruned", "quantized"]
+    assert report["search"] is None
+
+
+def test_scales_of_activations_come_from_a_percentile(folder, text):
+    def scales(percentile):
+        result = prune(
+            folder,
+            sparsity=0.5,
+            calibration_text=text,
+            method=Method.UNIFORM,
+            samples=3,
+            length=24,
+            activations=ActivationScale.TENSOR,
+            activation_percentile=percentile,
+        )
+        return {layer.name: layer.activation_scale.item() for layer in result.layers}, result
+
+    largest, result = scales(100.0)
+    clipped, _ = scales(90.0)
+    assert all(clipped[name] < largest[name] for name in largest)
+    # The pruned model itself: what its first layer really sees.
+    layer = result.layers[0].layer
+    seen: list[torch.Tensor] = []
+    handle = layer.watch(lambda inputs: seen.append(inputs.detach()))
+    with torch.no_grad():
+        result.checkpoint.model(input_ids=result.samples)
+    handle.remove()
+    exact = torch.quantile(torch.cat(seen).abs().flatten(), 0.9, interpolation="higher").item() / 127
+    assert exact <= clipped[layer.name] * (1 + 1e-5) <= exact * (1 + 1 / 512 + 2e-5)
+
+
+def test_percentiles_that_mean_nothing_are_refused(folder, text):
+    with pytest.raises(PruneError, match=r"^activation percentile must be above 0 and at most 100, not 0$"):
+        prune(folder, sparsity=0.5, calibration_text=text, activation_percentile=0)
+    with pytest.raises(PruneError, match=r"^activation percentile 99\.9 needs activations tensor, not token, which"):
+        prune(folder, sparsity=0.5, calibration_text=text, activation_percentile=99.9)

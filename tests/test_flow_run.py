@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
@@ -10,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
-from flow import checkpoint
+from flow import checkpoint, choosing
 from flow.export import ExportError, write_result
 from flow.journal import JournalError
 from flow.options import Method, Update
@@ -289,3 +291,33 @@ def test_a_full_disk_is_told_in_one_sentence_and_nothing_is_half_written(limit, 
         assert load_file(path)
     prune_to(tmp_path / "out", folder, calibration_text=text, **OPTIONS, device="cpu")
     assert contents(tmp_path / "out") == contents(expected)
+
+
+def test_an_expert_that_no_token_reaches_is_pruned_by_magnitude_and_it_is_said(text, tmp_path):
+    with quiet():
+        model = tiny_family("mixtral")
+        for name, gate in model.named_parameters():
+            if name.endswith("mlp.gate.weight"):
+                gate.data[:] = gate.data[0]  # all experts tie, so that it is always the same two of four
+        folder = save_tiny(tmp_path / "model", model)
+        prune_to(tmp_path / "out", folder, calibration_text=text, **OPTIONS | {"update": Update.LSQ})
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    reached = {layer["name"]: layer["reached"] for layer in report["layers"]}
+    experts = {name: found for name, found in reached.items() if ".experts." in name}
+    assert all(found for name, found in reached.items() if name not in experts)
+    assert sum(experts.values()) == len(experts) / 2
+    for layer in report["layers"]:
+        assert (layer["damping"] is None) == (not layer["reached"])
+        assert layer["sparsity"] >= 0.5
+
+
+def test_what_does_not_fit_in_memory_is_streamed_and_the_report_says_so(text, other, tmp_path, monkeypatch):
+    folder = save_tiny(tmp_path / "model", tiny_llama(), torch.float16)
+    options = OPTIONS | {"method": Method.FLOW, "calibration_text": text, "evaluation_text": other}
+    prune_to(tmp_path / "whole", folder, device="cpu", **options)
+    monkeypatch.setattr(choosing, "BENCH_BYTES", 1000)
+    prune_to(tmp_path / "streamed", folder, device="cpu", **options)
+    whole, streamed = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("whole", "streamed"))
+    assert (whole["search"], streamed["search"]) == ("in memory", "streamed")
+    for name, loss in streamed["trials"].items():
+        assert whole["trials"][name] == pytest.approx(loss, rel=1e-5)

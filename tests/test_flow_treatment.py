@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from flexcim.pattern import Pattern
+from flow import treatment
 from flow.masks import nm_mask
 from flow.options import Method, Score, Update
 from flow.scores import magnitude_scores, ria_scores, wanda_scores
 from flow.statistics import InputStatistics
 from flow.treatment import Treatment, default_treatment
-from flow.updates import damped, obs_sweep, row_errors
+from flow.updates import damped, least_squares, obs_sweep, row_errors
 
 PATTERNS = tuple(map(Pattern.parse, ("1:1", "4:8", "2:7", "2:4")))
 GENERATOR = torch.Generator().manual_seed(0)
@@ -29,7 +30,7 @@ def test_every_block_keeps_its_pattern(score, update):
     for pattern, weights in zip(PATTERNS[1:], treated.weights[1:], strict=True):
         for block in weights.split(pattern.m, dim=1):
             assert ((block != 0).sum(dim=1) == min(pattern.n, block.shape[1])).all()
-    assert (treated.damping is None) == (update is Update.NONE and score is not Score.OBS)
+    assert (treated.numerics.damping is None) == (update is Update.NONE and score is not Score.OBS)
 
 
 def test_masks_are_those_of_their_scores():
@@ -65,8 +66,10 @@ def test_half_precision_comes_back_as_it_was():
 
 
 def test_moments_must_have_been_collected():
+    without = InputStatistics(37)
+    without.add(torch.ones(2, 37))
     with pytest.raises(ValueError, match="second moments need statistics that collect them, and at least one token"):
-        Treatment(Score.OBS, Update.LSQ).apply(WEIGHT, InputStatistics(37), PATTERNS)
+        Treatment(Score.WANDA, Update.LSQ).apply(WEIGHT, without, PATTERNS)
 
 
 def test_the_default_is_as_published_but_for_flow():
@@ -75,3 +78,29 @@ def test_the_default_is_as_published_but_for_flow():
     assert default_treatment(Method.UNIFORM, update=Update.LSQ) == Treatment(Score.WANDA, Update.LSQ)
     assert str(default_treatment(Method.FLOW)) == "obs masks, lsq update"
     assert str(default_treatment(Method.OWL)) == "wanda masks, no update"
+
+
+@pytest.mark.parametrize("score", [Score.OBS, Score.WANDA])
+def test_wide_layers_are_solved_by_iteration_and_it_is_said(score, monkeypatch):
+    direct = Treatment(score, Update.LSQ).apply(WEIGHT, SEEN, PATTERNS)
+    assert direct.numerics.residual is None
+    monkeypatch.setattr(treatment, "DIRECT_KEPT", 15)  # 4:8 and 2:4 keep more, 2:7 fewer
+    iterated = Treatment(score, Update.LSQ).apply(WEIGHT, SEEN, PATTERNS)
+    assert 0 < iterated.numerics.residual <= 1.1e-3
+    assert torch.equal(iterated.weights != 0, direct.weights != 0)
+    assert torch.equal(iterated.weights[2], direct.weights[2])
+    assert not torch.equal(iterated.weights[1], direct.weights[1])
+    H = damped(SEEN.moments)
+    errors = row_errors(WEIGHT, iterated.weights[1:], H.matrix), row_errors(WEIGHT, direct.weights[1:], H.matrix)
+    assert torch.allclose(*errors, rtol=5e-3)
+    assert torch.allclose(direct.weights[1], least_squares(WEIGHT, H, direct.weights[1] != 0), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("score", Score)
+def test_what_no_token_reaches_is_pruned_by_magnitude(score):
+    unseen = InputStatistics(37, with_moments=True)
+    found = Treatment(score, Update.LSQ).apply(WEIGHT, unseen, PATTERNS)
+    expected = Treatment(Score.MAGNITUDE, Update.NONE).apply(WEIGHT, SEEN, PATTERNS)
+    assert torch.equal(found.weights, expected.weights)
+    assert not found.numerics.reached
+    assert expected.numerics.reached

@@ -10,7 +10,7 @@ import torch
 from flexcim.pattern import Pattern
 from flow import updates
 from flow.masks import nm_mask
-from flow.updates import UpdateError, damped, least_squares, obs_sweep, row_errors
+from flow.updates import UpdateError, conjugate_gradients, damped, least_squares, obs_sweep, row_errors
 
 PATTERNS = [Pattern.parse(text) for text in ("1:1", "1:2", "2:4", "4:7", "4:8", "2:8", "4:11", "1:8")]
 
@@ -150,3 +150,58 @@ def test_what_is_no_second_moment_is_refused():
         damped(torch.tensor([[torch.nan]]))
     with pytest.raises(ValueError, match="damping must be positive, not 0"):
         damped(torch.eye(2), 0)
+
+
+# -- iteration ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("pattern", [Pattern(4, 8), Pattern(1, 8)], ids=str)
+def test_conjugate_gradients_find_what_the_direct_solution_is(pattern, dtype, monkeypatch):
+    monkeypatch.setattr(updates, "_CHUNK", 3 * 96)  # several chunks, a shorter last one
+    weight, seen = data(7, 96, 300)
+    seen[:, :3] *= 30  # outlier channels
+    curvature = damped(moments(seen).to(dtype))
+    swept, (mask,) = obs_sweep(weight.to(dtype), curvature, [pattern])
+    exact = least_squares(weight, curvature, mask)
+    tolerance = 1e-10 if dtype == torch.float64 else 1e-5
+    found, residual = conjugate_gradients(weight, curvature, mask, swept[0], tolerance=tolerance, steps=500)
+    assert residual < 2 * tolerance
+    assert not found[~mask].any()
+    assert torch.allclose(found, exact, rtol=1e3 * tolerance, atol=1e3 * tolerance)
+    # With the tolerance that is used, the error is the least but for 1 in 1000.
+    found, residual = conjugate_gradients(weight, curvature, mask, swept[0])
+    assert residual <= 1.1e-3
+    errors = [row_errors(weight, one, curvature.matrix).sum() for one in (exact, found, swept[0])]
+    assert errors[1] < 1.002 * errors[0] < errors[2]
+
+
+def test_too_few_steps_are_told_and_still_no_worse_than_the_start():
+    weight, seen = data(6, 64, 200)
+    curvature = damped(moments(seen))
+    swept, (mask,) = obs_sweep(weight, curvature, [Pattern(4, 8)])
+    before = row_errors(weight, swept[0], curvature.matrix)
+    for steps in range(4):
+        found, residual = conjugate_gradients(weight, curvature, mask, swept[0], steps=steps)
+        assert residual > 1e-3
+        after = row_errors(weight, found, curvature.matrix)
+        assert (after <= before * (1 + 1e-12)).all()
+        before = after
+
+
+def test_steps_that_end_in_no_number_leave_the_start():
+    weight, seen = data(3, 16, 60)
+    mask = nm_mask(weight.abs(), Pattern(2, 4))
+    broken = updates.Curvature(-damped(moments(seen)).matrix, 0.01)  # no second moments: no step lowers anything
+    broken.matrix[0, 0] = 0
+    found, _ = conjugate_gradients(weight, broken, mask, weight)
+    assert torch.equal(found, weight * mask)
+
+
+def test_an_output_that_is_zero_is_solved_at_once():
+    weight, seen = data(2, 16, 60)
+    weight[1] = 0
+    mask = nm_mask(weight.abs(), Pattern(2, 4))
+    found, residual = conjugate_gradients(weight, damped(moments(seen)), mask, weight, tolerance=1e-12)
+    assert not found[1].any()
+    assert residual < 1e-11

@@ -73,6 +73,13 @@ def prune(
     activations: Annotated[
         ActivationScale, typer.Option(help="Scale of the activations: of each token, or of the layer's tensor.")
     ] = ActivationScale.TOKEN,
+    activation_percentile: Annotated[
+        float,
+        typer.Option(
+            help="With --activations tensor: percentile of the calibration's magnitudes, such as 99.9, that becomes "
+            "the largest integer; what is larger is clipped."
+        ),
+    ] = 100.0,
     device: Annotated[
         str | None,
         typer.Option(help="Where blocks are computed, such as cpu or cuda:0. \\[default: cuda if there is one]"),
@@ -112,6 +119,7 @@ def prune(
             stride=stride,
             seed=seed,
             activations=activations,
+            activation_percentile=activation_percentile,
             device=device,
             progress=progress,
         )
@@ -139,7 +147,9 @@ def _show(result: PruneResult) -> None:
         print(f"tried {name}: {loss:.4f} nats per token of calibration text")
     print(f"sparsity: {result.sparsity:.2%} of the weights are zero, asked for was {result.budget}")
     if result.evaluations is not None:
-        dense, pruned, quantized = (
-            getattr(result.evaluations, name).bits_per_byte for name in ("dense", "pruned", "quantized")
+        dense, dense_quantized, pruned, quantized = (
+            getattr(result.evaluations, name).bits_per_byte
+            for name in ("dense", "dense_quantized", "pruned", "quantized")
         )
-        print(f"bits per byte: {dense:.4f} dense, {pruned:.4f} pruned, {quantized:.4f} pruned in the macro's integers")
+        print(f"bits per byte: {dense:.4f} dense, {pruned:.4f} pruned")
+        print(f"in the macro's integers: {dense_quantized:.4f} dense, {quantized:.4f} pruned")

@@ -1,0 +1,139 @@
+"""Measuring block by block against the whole model in memory: the same costs, the same losses, the same choice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from flexcim.config import PRESETS
+from flow import choosing
+from flow.blocks import find_blocks
+from flow.budgets import SparsityBudget, pose
+from flow.checkpoint import load_checkpoint
+from flow.choosing import Evidence, choose, fits_in_memory, set_up
+from flow.costs import directional_derivatives
+from flow.options import Method, Score, Search, Update
+from flow.quiet import quiet
+from flow.selectors import units_of
+from flow.stream import BlockStream
+from flow.streamed import StreamedBench, bench_bytes
+from flow.treatment import Treatment
+from tests.model_families import tiny_family
+from tests.tiny_models import save_tiny, tiny_llama, tiny_mamba2
+
+# Two batches, and sequences that are shorter than the samples.
+SAMPLES = torch.randint(256, (8, 200), generator=torch.Generator().manual_seed(0))
+GUARD = torch.randint(256, (3, 24), generator=torch.Generator().manual_seed(1))
+PATTERNS = PRESETS["flexcim"].patterns[-3:]
+
+
+def mixtral():
+    with quiet():
+        model = tiny_family("mixtral")
+        model.set_experts_implementation("eager")
+    return model
+
+
+MODELS = {"llama": tiny_llama, "mamba2": tiny_mamba2, "mixtral": mixtral}
+
+
+def evidence_of(model, blocks, *, moments: bool = True) -> Evidence:
+    return Evidence(
+        model=model,
+        units=tuple((layer,) for block in blocks for layer in block.layers),
+        dense=BlockStream(model, blocks, SAMPLES, moments=moments).dense,
+        treatment=Treatment(Score.OBS, Update.LSQ),
+        samples=SAMPLES,
+        guard=GUARD,
+        blocks=blocks,
+        rounds=0,
+    )
+
+
+@pytest.fixture(params=MODELS)
+def evidence(request):
+    model = MODELS[request.param]()
+    return evidence_of(model, find_blocks(model))
+
+
+def streamed(evidence: Evidence) -> StreamedBench:
+    return StreamedBench(
+        evidence.model,
+        evidence.blocks,
+        evidence.units,
+        PATTERNS,
+        evidence.treatment,
+        evidence.samples,
+        evidence.guard,
+    )
+
+
+def problem_of(evidence: Evidence, sparsity: float = 0.6):
+    layers = [(layer.name, layer.shape) for unit in evidence.units for layer in unit]
+    return pose(units_of([("all", layers)], by_block=False), PRESETS["flexcim"].patterns, SparsityBudget(sparsity))
+
+
+def test_both_ways_measure_the_same(evidence):
+    before = {name: tensor.clone() for name, tensor in evidence.model.state_dict().items()}
+    bench = set_up(PATTERNS, evidence)
+    layers = [layer for unit in evidence.units for layer in unit]
+    changes = {layer.name: bench.treated[layer.name] - layer.weight for layer in layers}
+    expected, tokens = directional_derivatives(evidence.model, layers, changes, SAMPLES, seed=3)
+    found, predicted = streamed(evidence).derivatives(seed=3)
+    assert predicted == tokens == 127
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+
+    columns = np.random.default_rng(0).integers(len(PATTERNS), size=(2, len(layers)))
+    losses = streamed(evidence).losses({"first": columns[0], "second": columns[1]})
+    assert losses == {
+        "first": pytest.approx(bench.loss(columns[0]), rel=1e-5),
+        "second": pytest.approx(bench.loss(columns[1]), rel=1e-5),
+    }
+    assert losses["first"] != losses["second"]
+    bench.restore()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in evidence.model.state_dict().items())
+
+
+def test_what_does_not_fit_is_chosen_from_disk_and_chosen_alike(tmp_path, monkeypatch):
+    model = tiny_llama()
+    folder = save_tiny(tmp_path, model)
+    within = evidence_of(model, find_blocks(model))
+    problem = problem_of(within)
+    expected = choose(Method.FLOW, problem, within)
+    assert expected.search is Search.IN_MEMORY
+
+    monkeypatch.setattr(choosing, "BENCH_BYTES", 1000)
+    checkpoint = load_checkpoint(folder, streamed=True)
+    block_of = {layer.name: block for block in checkpoint.blocks for layer in block.layers}
+    noted: dict[str, object] = {}
+
+    def once(name, find):
+        return noted[name] if name in noted else noted.setdefault(name, find())
+
+    evidence = replace(
+        evidence_of(checkpoint.model, checkpoint.blocks, moments=False),
+        once=once,
+        loaded=lambda layer: block_of[layer.name].loaded(),
+    )
+    found = choose(Method.FLOW, problem, evidence)
+    assert found.search is Search.STREAMED
+    assert found.trials.keys() == expected.trials.keys()
+    assert found.trials == {name: pytest.approx(loss, rel=1e-5) for name, loss in expected.trials.items()}
+    assert found.assignment.patterns == expected.assignment.patterns
+    assert set(noted) == {"derivatives", "trials"}
+    monkeypatch.setattr(StreamedBench, "losses", lambda *arguments: pytest.fail("measured twice"))
+    monkeypatch.setattr(StreamedBench, "derivatives", lambda *arguments: pytest.fail("measured twice"))
+    assert choose(Method.FLOW, problem, evidence) == found
+
+
+def test_what_a_bench_takes():
+    model = tiny_llama()
+    evidence = evidence_of(model, find_blocks(model))
+    weights = sum(layer.weight.numel() for (layer,) in evidence.units)
+    squares = sum(layer.shape[1] ** 2 for (layer,) in evidence.units)
+    assert bench_bytes(evidence.units, 5, moments=False) == 4 * 7 * weights
+    assert bench_bytes(evidence.units, 5, moments=True) == 4 * (7 * weights + squares)
+    assert fits_in_memory(problem_of(evidence), evidence.units, evidence.treatment)
