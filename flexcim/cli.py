@@ -59,6 +59,8 @@ SUBCOMMANDS: Mapping[str, Subcommand] = MappingProxyType(
         "generate": Subcommand("hw.cli", "generate", "Generate the Verilog of a macro or an accelerator."),
         "verify": Subcommand("sim.cli", "verify", "Check generated Verilog against the golden model."),
         "prune": Subcommand("flow.cli", "prune", "Prune a model, with a pattern for each layer, and pack it."),
+        "compile": Subcommand("flexcim.compiler.cli", "compile_packed", "Compile a packed model for an accelerator."),
+        "cycles": Subcommand("flexcim.compiler.cli", "cycles", "Tell what each layer costs, and what bounds it."),
         "demo": Subcommand("sim.demo.cli", "demo", "Prune a model, run it on the engine and write a report."),
         "presets": Subcommand("flexcim.cli", "presets", "List the configurations that have a name."),
     }

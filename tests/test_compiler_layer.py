@@ -244,7 +244,7 @@ def test_what_does_not_fit_is_told():
         layer.activation_image(np.zeros((1, 4), np.int8))
     with pytest.raises(ValueError, match="weights must be"):
         layer.weight_image(np.zeros((1, 4), np.int8), np.zeros((1, 4), np.uint8))
-    with pytest.raises(ValueError, match="a pass has .* bytes of results, not"):
+    with pytest.raises(ValueError, match=r"a pass has \d+ bytes of results, not"):
         layer.outputs(np.zeros(100_000, np.uint8))
     with pytest.raises(CompileError, match="a layer must multiply at least one vector, not 0"):
         schedule_layer(config, layer.tiling, 0, layer.mapping, banks=2)

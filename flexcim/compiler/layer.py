@@ -222,6 +222,8 @@ def compile_resident_layer(
 ) -> CompiledLayer | None:
     """Compile a layer whose weights stay on the chip; None if they do not fit.
 
+    Banks are what such layers compete for: the fastest mapping is sought among those with the fewest tiles.
+
     Parameters
     ----------
     config, outputs, inputs, pattern, vectors :
@@ -239,6 +241,8 @@ def compile_resident_layer(
                 continue
             schedule = schedule_layer(config, tiling, vectors, mapping, banks=config.macro.banks, resident=placement)
             candidates.append((schedule.bounds(config).cycles, mapping, tiling, schedule))
+    fewest = min((len(tiling.tiles) for _, _, tiling, _ in candidates), default=0)
+    candidates = [one for one in candidates if len(one[2].tiles) == fewest]
     return _fastest(config, vectors, candidates) if candidates else None
 
 

@@ -117,10 +117,17 @@ def candidate_mappings(config: AcceleratorConfig, tiling: LayerTiling, vectors: 
 
 
 def _chunk_sizes(config: AcceleratorConfig, tiling: LayerTiling, vectors: int, *, several_rounds: bool) -> list[int]:
-    """The most vectors that a run can have, and, if that is fewer, those whose beats the activation memory keeps."""
+    """The most vectors that a run can have, and its halves down to those whose beats the activation memory keeps."""
     beats = vector_beats(tiling)
     limit = min(vectors, MAX_VECTORS, _MAX_WORDS * config.activation_bus // (max(beats) * config.activation_beat_bits))
     if tiling.k_tiles > 1:
         limit = min(limit, config.macro.accumulator_depth // tiling.groups)
     kept = config.activation_memory // sum(beats)
-    return [limit, kept] if several_rounds and 0 < kept < limit else [limit]
+    sizes = [limit]
+    if several_rounds and kept:
+        # Fewer vectors load the tiles more often, but more of their beats find room.
+        while (half := sizes[-1] // 2) > kept:
+            sizes.append(half)
+        if kept < limit:
+            sizes.append(kept)
+    return sizes

@@ -25,8 +25,8 @@ def make_programs(instructions: Sequence[_Plain], depth: int) -> tuple[Accelerat
     """Make programs of loads and runs, to be carried out one after the other.
 
     If one program holds them all, nothing is changed. Otherwise repetitions become loops, each of which costs a
-    dispatch, and the rest is split; if it can be, behind a run that completes its sums. In each program, the last run
-    whose results leave ends the packet; within a loop, it does so each time.
+    dispatch, and the rest is split; behind a run that completes its sums, unless that leaves half of the memory empty.
+    In each program, the last run whose results leave ends the packet; within a loop, it does so each time.
 
     Parameters
     ----------
@@ -80,14 +80,16 @@ def _split(blocks: Sequence[tuple[Loop | _Plain, ...]], room: int) -> list[list[
     parts: list[list[Loop | _Plain]] = []
     first = 0
     while first < len(blocks):
-        size, stop, clean = 0, first, first
+        size, stop = 0, first
+        clean, clean_size = first, 0
         while stop < len(blocks) and size + len(blocks[stop]) <= room:
             size += len(blocks[stop])
             stop += 1
             last = blocks[stop - 1][-1]
             if isinstance(last, RunTiles) and last.last_k:
-                clean = stop
-        if stop < len(blocks) and clean > first:
+                clean, clean_size = stop, size
+        # A short program costs the host more than sums that wait for the next one.
+        if stop < len(blocks) and 2 * clean_size >= room:
             stop = clean
         parts.append([one for block in blocks[first:stop] for one in block])
         first = stop
