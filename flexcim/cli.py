@@ -61,6 +61,7 @@ SUBCOMMANDS: Mapping[str, Subcommand] = MappingProxyType(
         "prune": Subcommand("flow.cli", "prune", "Prune a model, with a pattern for each layer, and pack it."),
         "compile": Subcommand("flexcim.compiler.cli", "compile_packed", "Compile a packed model for an accelerator."),
         "cycles": Subcommand("flexcim.compiler.cli", "cycles", "Tell what each layer costs, and what bounds it."),
+        "generate-text": Subcommand("sim.runtime.cli", "generate_text", "Let a pruned model write on an accelerator."),
         "demo": Subcommand("sim.demo.cli", "demo", "Prune a model, run it on the engine and write a report."),
         "presets": Subcommand("flexcim.cli", "presets", "List the configurations that have a name."),
     }
