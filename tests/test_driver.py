@@ -1,4 +1,4 @@
-"""The accelerator in this process: programs through the registers and streams of simulated RTL, with pauses and errors."""
+"""The accelerator in this process: programs through registers and streams of simulated RTL, pauses and errors."""
 
 from __future__ import annotations
 
