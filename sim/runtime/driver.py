@@ -165,12 +165,9 @@ class SimulatedAccelerator:
         self.cycles += self.read("CYCLES")
         self.write("CONTROL", 0b100)  # clears done, and so irq
         beats = self._taken("m_axis_results")
-        data = beats["m_axis_results_tdata"].astype("<u4").view(np.uint8)
-        keep = np.unpackbits(
-            beats["m_axis_results_tkeep"].astype("<u4").view(np.uint8), axis=1, count=data.shape[1], bitorder="little"
-        )
-        results: NDArray[np.uint8] = data[keep.astype(np.bool_)]
-        return results
+        results, keep = (_bytes(beats[f"m_axis_results_t{port}"]) for port in ("data", "keep"))
+        kept = np.unpackbits(keep, axis=1, count=results.shape[1], bitorder="little").astype(np.bool_)
+        return results[kept]
 
     def _check(self, limit: int) -> None:
         """Raise DriverError unless the program is done, and has taken all that it was given."""
@@ -183,3 +180,9 @@ class SimulatedAccelerator:
             left = self._simulation.waiting(f"s_axis_{name}")
             if left:
                 raise DriverError(f"the program is done, but {left} words of {name} are left")
+
+
+def _bytes(words: NDArray[np.uint32]) -> NDArray[np.uint8]:
+    """The bytes of words [beats, words], lowest first: uint8 [beats, 4 * words]."""
+    data = np.frombuffer(words.astype("<u4").tobytes(), np.uint8)
+    return data.reshape(len(words), 4 * words.shape[1])
