@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["check_writable", "named_folder", "write_bytes", "write_text"]
+__all__ = ["check_writable", "named_folder", "new_folder", "write_bytes", "write_text"]
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -37,6 +40,37 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a UTF-8 text file atomically; see `write_bytes`."""
     write_bytes(path, text.encode())
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder to be filled, which takes its name, and the place of what stood there, when that has gone well.
+
+    Raises
+    ------
+    OSError
+        If it cannot be made; what stood there before is unharmed.
+    """
+    target = Path(path).resolve()
+    # Beside the target, so that the renames stay within one file system. A process that is killed between the two
+    # renames leaves the old folder under the second name.
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
+    replaced = temporary.with_suffix(".old")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if target.exists():
+            os.rename(target, replaced)
+        try:
+            os.rename(temporary, target)
+        except BaseException:
+            if replaced.exists():
+                os.rename(replaced, target)
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if target.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
 
 
 def check_writable(*paths: str | os.PathLike[str]) -> None:

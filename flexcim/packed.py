@@ -7,8 +7,6 @@ import json
 import math
 import os
 import re
-import secrets
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 
 from flexcim.config import MacroConfig
 from flexcim.errors import FlexCiMError
+from flexcim.files import new_folder
 from flexcim.pattern import Pattern
 from flexcim.tiling import LayerTiling
 
@@ -178,28 +177,12 @@ def write_packed(path: str | os.PathLike[str], model: PackedModel) -> None:
         If the metadata is nothing that JSON can hold.
     """
     target = Path(path).resolve()
-    # Beside the target, so that the renames stay within one file system. A process that is killed between the two
-    # renames leaves the old model under the second name.
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
-    replaced = temporary.with_suffix(".old")
     try:
         _check_replaceable(target)
-        temporary.mkdir(parents=True)
-        _write_folder(temporary, model)
-        if target.exists():
-            os.rename(target, replaced)
-        try:
-            os.rename(temporary, target)
-        except BaseException:
-            if replaced.exists():
-                os.rename(replaced, target)
-            raise
+        with new_folder(target) as folder:
+            _write_folder(folder, model)
     except OSError as error:
         raise PackedError(f"{target}: cannot be written ({error.strerror})") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if target.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _check_replaceable(target: Path) -> None:

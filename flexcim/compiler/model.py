@@ -1,0 +1,185 @@
+"""A model's layers on one accelerator: which of them stay on the chip, and how each one runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexcim.accelerator_config import AcceleratorConfig
+from flexcim.compiler.layer import CompiledLayer, compile_layer, compile_resident_layer
+from flexcim.compiler.mapping import CompileError
+from flexcim.errors import FlexCiMError
+from flexcim.packed import PackedLayer, PackedModel
+from flexcim.pattern import Pattern
+from flexcim.tiling import pack_layer, unpack_layer
+
+__all__ = ["LayerShape", "compile_model", "layer_cells", "layer_shapes", "pattern_on"]
+
+_DENSE = Pattern(1, 1)
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """What the compiler must know of a layer.
+
+    Parameters
+    ----------
+    name : str
+        Its name in the model.
+    outputs, inputs : int
+        Shape of its weight matrix.
+    pattern : Pattern
+        Its pattern.
+    """
+
+    name: str
+    outputs: int
+    inputs: int
+    pattern: Pattern
+
+
+def pattern_on(config: AcceleratorConfig, pattern: Pattern) -> Pattern:
+    """The pattern itself if the menu has it, otherwise dense, where zeros are weights like others.
+
+    Raises
+    ------
+    CompileError
+        If the menu has neither.
+    """
+    for one in (pattern, _DENSE):
+        if one in config.macro.patterns:
+            return one
+    menu = " ".join(map(str, config.macro.patterns))
+    raise CompileError(f"pattern {pattern} is not on the menu {menu}, and neither is {_DENSE}, which can hold it")
+
+
+def layer_shapes(model: PackedModel, config: AcceleratorConfig) -> list[LayerShape]:
+    """The layers of a packed model, as an accelerator can run them; no array is read.
+
+    Raises
+    ------
+    CompileError
+        If a layer's pattern cannot run there, or its numbers have more bits than the accelerator's.
+    """
+    for name in ("weight_bits", "activation_bits"):
+        packed, given = getattr(model.config, name), getattr(config.macro, name)
+        if packed > given:
+            raise CompileError(f"the model is packed for {name} = {packed}, but the accelerator has {given}")
+    shapes = []
+    for name, tiling in model.tilings.items():
+        try:
+            pattern = pattern_on(config, tiling.pattern)
+        except CompileError as error:
+            raise CompileError(f"layer {name!r}: {error}") from None
+        shapes.append(LayerShape(name, tiling.outputs, tiling.inputs, pattern))
+    return shapes
+
+
+def compile_model(
+    config: AcceleratorConfig,
+    shapes: Sequence[LayerShape],
+    vectors: int,
+    done: Callable[[str], None] = lambda name: None,
+) -> dict[str, CompiledLayer]:
+    """Compile layers that run one after the other, again and again.
+
+    For each number of banks that could be set apart in every macro, the layers that gain most cycles for the place they
+    need stay there, as many as fit, and the others stream through the banks that are left. Chosen is what takes the
+    fewest cycles for a pass over all layers, by the exact cycle model.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        The accelerator.
+    shapes : sequence of LayerShape
+        The layers.
+    vectors : int
+        Vectors of each.
+    done : callable, optional
+        Called with the name of each layer that has been compiled for the first time.
+
+    Returns
+    -------
+    dict of str to CompiledLayer
+        By name, in the order of the layers.
+
+    Raises
+    ------
+    CompileError
+        If a layer cannot be compiled; the message names it.
+    """
+    streaming = {}
+    for shape in shapes:
+        streaming[shape.name] = _compile(config, shape, vectors, config.macro.banks)
+        done(shape.name)
+    best = streaming
+    for reserved in range(1, config.macro.banks + 1):
+        plan = _plan(config, shapes, vectors, reserved, streaming)
+        if plan is not None and _total(plan.values()) < _total(best.values()):
+            best = plan
+    return best
+
+
+def _total(layers: Iterable[CompiledLayer]) -> int:
+    return sum(layer.cycles.cycles for layer in layers)
+
+
+def _compile(config: AcceleratorConfig, shape: LayerShape, vectors: int, banks: int) -> CompiledLayer:
+    try:
+        return compile_layer(config, shape.outputs, shape.inputs, shape.pattern, vectors, banks=banks)
+    except FlexCiMError as error:
+        raise CompileError(f"layer {shape.name!r}: {error}") from None
+
+
+def _plan(
+    config: AcceleratorConfig,
+    shapes: Sequence[LayerShape],
+    vectors: int,
+    reserved: int,
+    streaming: dict[str, CompiledLayer],
+) -> dict[str, CompiledLayer] | None:
+    """The layers with the last ``reserved`` banks of each macro set apart; None if that leaves a layer no bank, or
+    there is nothing to keep in them."""
+    banks = config.macro.banks - reserved
+    free = {(macro, bank) for macro in range(config.macros) for bank in range(banks, config.macro.banks)}
+
+    def gain(shape: LayerShape) -> float:
+        layer = compile_resident_layer(config, shape.outputs, shape.inputs, shape.pattern, vectors, places)
+        if layer is None:
+            return 0
+        return (streaming[shape.name].cycles.cycles - layer.cycles.cycles) / len(layer.tiling.tiles)
+
+    places = frozenset(free)
+    gains = {shape.name: gain(shape) for shape in shapes}
+    resident: dict[str, CompiledLayer] = {}
+    for shape in sorted(shapes, key=lambda one: -gains[one.name]):
+        if gains[shape.name] <= 0:
+            break
+        layer = compile_resident_layer(config, shape.outputs, shape.inputs, shape.pattern, vectors, frozenset(free))
+        if layer is not None:
+            resident[shape.name] = layer
+            free -= {(load.macro, load.bank) for load in layer.schedule.loading}
+    if not resident or (not banks and len(resident) < len(shapes)):
+        return None
+    return {shape.name: resident.get(shape.name) or _compile(config, shape, vectors, banks) for shape in shapes}
+
+
+def layer_cells(packed: PackedLayer, compiled: CompiledLayer) -> tuple[NDArray[np.int8], NDArray[np.uint8]]:
+    """A packed layer's weights and offsets as the compiled layer places them, both [tile, row, sub_macro, column].
+
+    Raises
+    ------
+    CompileError
+        If a weight does not fit the accelerator's bits.
+    """
+    packed_as = packed.tiling
+    mode = (packed_as.config, packed_as.pattern, packed_as.groups)
+    if mode == (compiled.tiling.config, compiled.tiling.pattern, compiled.tiling.groups):
+        return packed.weights, packed.offsets
+    try:
+        return pack_layer(compiled.tiling, unpack_layer(packed_as, packed.weights, packed.offsets))
+    except FlexCiMError as error:
+        raise CompileError(f"layer {packed.name!r}: {error}") from None

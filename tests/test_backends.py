@@ -1,0 +1,135 @@
+"""Backends: the same sums and the same text from PyTorch, the golden accelerator and the simulated RTL."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from flexcim.cli import main
+from flexcim.packed import PackedLayer, PackedModel, write_packed
+from flexcim.pattern import Pattern
+from flexcim.tiling import LayerTiling, pack_layer
+from flow.blocks import find_blocks
+from flow.quantization import QuantizedLinear, quantize_weights
+from sim.bench.accelerator_library import build_accelerator_library
+from sim.runtime.backends import Backend, BackendError, CheckedBackend, GoldenBackend, TorchBackend, VerilatorBackend
+from sim.runtime.driver import SimulatedAccelerator
+from sim.runtime.model import BackendLinear, RuntimeModelError, load_pruned
+from tests.test_compiler_model import SHAPES, packed_model
+from tests.test_driver import SMALL
+from tests.tiny_models import save_tiny, tiny_llama, tiny_mamba2
+
+MODELS = {"llama": tiny_llama, "mamba2": tiny_mamba2}
+
+
+def write_pruned(folder, model):
+    """A checkpoint, and its block layers packed as dense ones, as ``flexcim prune`` lays them out."""
+    layers = []
+    for block in find_blocks(model):
+        for layer in block.layers:
+            integers, scales = quantize_weights(layer.weight)
+            tiling = LayerTiling(SMALL.macro, *layer.shape, Pattern(1, 1), 1, "a test")
+            weights, offsets = pack_layer(tiling, integers.numpy())
+            layers.append(
+                PackedLayer(
+                    name=layer.name,
+                    tiling=tiling,
+                    activation_scale=None,
+                    weight_scales=scales.numpy(),
+                    weights=weights,
+                    offsets=offsets,
+                )
+            )
+    write_packed(folder / "packed", PackedModel(SMALL.macro, {}, layers))
+    save_tiny(folder / "checkpoint", model)
+    SMALL.to_toml(folder / "small.toml")
+    return folder
+
+
+@pytest.mark.parametrize("vectors", [1, 19])
+def test_all_backends_give_the_integer_product(vectors):
+    rng = np.random.default_rng([141, vectors])
+    model, matrices = packed_model(SMALL.macro, SHAPES, rng)
+    with SimulatedAccelerator(SMALL, build_accelerator_library(SMALL)) as rtl:
+        backends = [TorchBackend(model), GoldenBackend(model, SMALL), VerilatorBackend(model, rtl)]
+        for shape in SHAPES:
+            activations = rng.integers(-128, 128, (vectors, shape.inputs)).astype(np.int8)
+            product = activations.astype(np.int64) @ matrices[shape.name].T.astype(np.int64)
+            for backend in backends:
+                sums = backend.multiply(shape.name, activations)
+                assert sums.dtype == np.int32
+                assert (sums == product).all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_same_text_from_each_backend(name, tmp_path, capsys):
+    folder = write_pruned(tmp_path, MODELS[name]())
+    texts = []
+    for backend in ("torch", "golden", "verilator"):
+        arguments = ["--model", str(folder), "--prompt", "In the", "--tokens", "4", "--backend", backend]
+        assert main(["generate-text", *arguments, "--config", str(folder / "small.toml")]) == 0
+        out, err = capsys.readouterr()
+        texts.append(out)
+        assert ("all equal" in err) == (backend != "torch")
+        assert ("as many as the cycle model says" in err) == (backend == "verilator")
+    assert texts[0].startswith("In the")
+    assert len(set(texts)) == 1
+
+
+def test_a_layer_computes_as_the_pruner_says_that_the_hardware_does():
+    """The bits of the pruner's own quantised layer, which was written apart from this one."""
+    rng = np.random.default_rng(142)
+    model, matrices = packed_model(SMALL.macro, SHAPES[:1], rng)
+    matrix = torch.from_numpy(matrices["a"])
+    scales, bias = torch.rand(len(matrix)), torch.randn(len(matrix))
+    inputs = torch.randn(2, 5, matrix.shape[1]) * 3
+    inputs[0, 1] = 0
+    for scale in (None, 0.037):
+        ours = BackendLinear("a", TorchBackend(model), scales, bias, activation_bits=8, activation_scale=scale)
+        theirs = QuantizedLinear(matrix, scales, bias, activation_scale=None if scale is None else torch.tensor(scale))
+        assert torch.equal(ours(inputs), theirs(inputs))
+
+
+class WrongBackend(Backend):
+    """One sum is wrong by 1."""
+
+    def __init__(self, right):
+        self._right = right
+
+    def multiply(self, name, activations):
+        sums = self._right.multiply(name, activations)
+        sums[1, 2] += 1
+        return sums
+
+
+def test_a_wrong_sum_is_told():
+    model, _ = packed_model(SMALL.macro, SHAPES, np.random.default_rng(143))
+    right = TorchBackend(model)
+    checked = CheckedBackend(WrongBackend(right), right)
+    with pytest.raises(BackendError, match="layer 'a': output 2 of vector 1 is 1, but must be 0"):
+        checked.multiply("a", np.zeros((3, 40), np.int8))
+
+
+def test_what_is_no_pruned_model_is_told(tmp_path):
+    model, _ = packed_model(SMALL.macro, SHAPES, np.random.default_rng(144))
+    write_packed(tmp_path / "packed", model)
+    with pytest.raises(RuntimeModelError, match="holds no checkpoint, which flexcim prune writes"):
+        load_pruned(tmp_path)
+    save_tiny(tmp_path / "checkpoint", tiny_llama())
+    with pytest.raises(RuntimeModelError, match="layer 'a' of the packed model is no module of the model"):
+        load_pruned(tmp_path).run_on(TorchBackend(model))
+    (tmp_path / "checkpoint" / "config.json").write_text("{}")
+    with pytest.raises(RuntimeModelError, match="is no causal language model with a tokenizer"):
+        load_pruned(tmp_path)
+
+
+def test_a_layer_of_another_shape_and_an_empty_prompt_are_told(tmp_path):
+    folder = write_pruned(tmp_path, tiny_llama())
+    pruned = load_pruned(folder)
+    with pytest.raises(RuntimeModelError, match="the prompt has no token"):
+        pruned.generate("", 3)
+    name = next(iter(pruned.packed.tilings))
+    setattr(pruned.model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], torch.nn.Linear(3, 5))
+    with pytest.raises(RuntimeModelError, match=r"is packed as 24 x 24, but the model has Linear \[5, 3\] there"):
+        pruned.run_on(TorchBackend(pruned.packed))
