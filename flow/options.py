@@ -80,7 +80,7 @@ class Update(str, Enum):
 
     NONE = "none"
     LSQ = "lsq"
-    """Exact least squares for each output."""
+    """Least squares for each output: solved directly, or to a relative residual where many weights are kept."""
 
     OBS = "obs"
     """SparseGPT's sweep: each dropped weight is made up for by later ones; faster for wide layers."""
