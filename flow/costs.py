@@ -5,9 +5,10 @@ tokens' outer products of output gradient and input. To second order the loss of
 
     mean_s <dW, G_s> / tokens  +  1/2 mean_s <dW, G_s> ** 2 / tokens
 
-The first term vanishes in a trained model. In the second, with labels that the model itself draws, the expectation is
-the Fisher information along dW, which is the second derivative of the divergence from the model: nothing is assumed
-about outputs or tokens being independent, as the usual factorised forms do.
+In the second term, with labels that the model itself draws, the expectation is the Fisher information along dW, which
+is the second derivative of the divergence from the model: nothing is assumed about outputs or tokens being independent,
+as the usual factorised forms do. The first term vanishes in the dense model. In a pruned one it is the slope of the
+divergence from the dense model, which needs no labels.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, repeat
 
 import numpy as np
 import torch
@@ -25,9 +26,10 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from flow.blocks import LinearLayer
+from flow.divergence import Reference
 from flow.options import BATCH_TOKENS
 
-__all__ = ["COST_LENGTH", "LossModel", "directional_derivatives", "loss_model"]
+__all__ = ["COST_LENGTH", "LossModel", "directional_derivatives", "loss_model", "sequences_of", "shrunk_moments"]
 
 COST_LENGTH = 128
 """Tokens of a sequence: each is one sample of the Fisher information, so that shorter ones give more samples."""
@@ -76,7 +78,8 @@ def loss_model(
     units: Sequence[Sequence[LinearLayer]],
     changes: Mapping[str, Tensor],
     samples: Tensor,
-    seed: int | None = None,
+    seed: int,
+    reference: Reference | None = None,
 ) -> LossModel:
     """Measure what changes of the weights would do to the loss.
 
@@ -89,20 +92,49 @@ def loss_model(
     changes : mapping
         dW from the present weights under each pattern by the layer's name, [patterns, outputs, inputs].
     samples : Tensor
-        [samples, length], int64.
-    seed : int, optional
-        Seed of labels that the model draws from its own predictions: the loss is then the divergence from the model as
-        it is, without a slope. By default the text's own labels are taken, which give the slope of a pruned model; the
-        spread of the gradients stands for the Fisher information.
+        [samples, length], int64; see `sequences_of`.
+    seed : int
+        Seed of the labels that the model draws.
+    reference : Reference, optional
+        What the dense model predicts on the same sequences: the loss is then the divergence from it, which has a slope
+        in a pruned model. By default the loss is the divergence from the model as it is.
     """
     layers = [layer for unit in units for layer in unit]
-    along, tokens = directional_derivatives(model, layers, changes, samples, seed)
     starts = np.cumsum([0, *(len(unit) for unit in units)])
-    along = torch.stack([along[:, start:stop].sum(dim=1) for start, stop in pairwise(starts)], dim=1)
-    slope = torch.zeros(along.shape[1:], dtype=along.dtype) if seed is not None else along.mean(dim=0)
-    spread = (along - slope).flatten(1)
-    curvature = (spread.T @ spread / (2 * len(along) * tokens)).view(*slope.shape, *slope.shape)
+
+    def along(of: Reference | None) -> tuple[Tensor, int]:
+        found, tokens = directional_derivatives(model, layers, changes, samples, seed if of is None else of)
+        return torch.stack([found[:, start:stop].sum(dim=1) for start, stop in pairwise(starts)], dim=1), tokens
+
+    drawn, tokens = along(None)
+    curvature = shrunk_moments(drawn) / (2 * tokens)
+    slope = torch.zeros(drawn.shape[1:], dtype=drawn.dtype) if reference is None else along(reference)[0].mean(dim=0)
     return LossModel((slope / tokens).numpy(), curvature.numpy())
+
+
+def shrunk_moments(drawn: Tensor) -> Tensor:
+    """E[d d^T] over sequences of [sequences, units, patterns], [units, patterns, units, patterns].
+
+    A pair of units has hardly more in common than the chance of some hundred sequences gives it, and who seeks the
+    least finds the chance. So all that pairs have in common is shrunk by one factor, the share of its squares that is
+    no chance (Ledoit & Wolf, J. Multivariate Analysis 88, 2004, with the diagonal as the target).
+    """
+    sequences, units, patterns = drawn.shape
+    flat = drawn.flatten(1)
+    moments = flat.T @ flat / sequences
+    scale = moments.diagonal().sqrt().clamp(min=torch.finfo(flat.dtype).tiny)
+    unlike = ~torch.eye(units, dtype=torch.bool).repeat_interleave(patterns, 0).repeat_interleave(patterns, 1)
+    found = (moments / scale / scale[:, None])[unlike].square().sum()
+    squares = (flat / scale).square()
+    chance = ((squares.T @ squares / sequences)[unlike].sum() - found) / sequences
+    genuine = (1 - chance / found).clamp(min=0) if found > 0 else 1.0
+    return torch.where(unlike, genuine * moments, moments).view(units, patterns, units, patterns)
+
+
+def sequences_of(samples: Tensor) -> Tensor:
+    """The samples cut into sequences of at most `COST_LENGTH` tokens, [sequences, length]."""
+    length = min(COST_LENGTH, samples.shape[1])
+    return samples[:, : samples.shape[1] // length * length].reshape(-1, length)
 
 
 def directional_derivatives(
@@ -110,7 +142,7 @@ def directional_derivatives(
     layers: Sequence[LinearLayer],
     changes: Mapping[str, Tensor],
     samples: Tensor,
-    seed: int | None = None,
+    labels: int | Reference,
 ) -> tuple[Tensor, int]:
     """<dW, G_s>: how fast the summed loss of each sequence grows along each change of each layer.
 
@@ -123,9 +155,10 @@ def directional_derivatives(
     changes : mapping
         dW by the layer's name, [patterns, outputs, inputs].
     samples : Tensor
-        [samples, length], int64; they are cut into sequences of at most `COST_LENGTH` tokens.
-    seed : int, optional
-        Seed of labels that the model draws from its own predictions; by default the text's own are taken.
+        [samples, length], int64; see `sequences_of`.
+    labels : int or Reference
+        Seed of labels that the model draws from its own predictions, whose negative log-likelihood is the loss; or
+        predictions of the same sequences, the divergence from which is the loss.
 
     Returns
     -------
@@ -134,20 +167,21 @@ def directional_derivatives(
     tokens : int
         Predicted tokens of a sequence.
     """
-    length = min(COST_LENGTH, samples.shape[1])
-    sequences = samples[:, : samples.shape[1] // length * length].reshape(-1, length)
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    sequences = sequences_of(samples)
+    size = max(1, BATCH_TOKENS // sequences.shape[1])
+    references = repeat(None) if isinstance(labels, int) else labels.split(size)
+    generator = torch.Generator().manual_seed(labels) if isinstance(labels, int) else None
     rows = []
     with _projected(model, layers, changes) as projected:
-        for batch in sequences.split(max(1, BATCH_TOKENS // length)):
-            logits = model(input_ids=batch, use_cache=False).logits[:, :-1].flatten(0, 1).float()
-            if generator is None:
-                labels = batch[:, 1:].flatten()
+        for batch, reference in zip(sequences.split(size), references, strict=False):
+            logits = model(input_ids=batch, use_cache=False).logits[:, :-1].float()
+            if reference is None:
+                drawn = torch.multinomial(logits.detach().softmax(dim=-1).flatten(0, 1).cpu(), 1, generator=generator)
+                cross_entropy(logits.flatten(0, 1), drawn.flatten().to(logits.device), reduction="sum").backward()
             else:
-                labels = torch.multinomial(logits.detach().softmax(dim=-1).cpu(), 1, generator=generator).flatten()
-            cross_entropy(logits, labels.to(logits.device), reduction="sum").backward()
+                reference.from_logits(logits).backward()
             rows.append(torch.stack([projected[layer.name].take(len(batch)) for layer in layers], dim=1))
-    return torch.cat(rows), length - 1
+    return torch.cat(rows), sequences.shape[1] - 1
 
 
 @dataclass
