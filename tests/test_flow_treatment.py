@@ -86,6 +86,7 @@ def test_wide_layers_are_solved_by_iteration_and_it_is_said(score, monkeypatch):
     assert direct.numerics.residual is None
     monkeypatch.setattr(treatment, "DIRECT_KEPT", 15)  # 4:8 and 2:4 keep more, 2:7 fewer
     iterated = Treatment(score, Update.LSQ).apply(WEIGHT, SEEN, PATTERNS)
+    assert iterated.numerics.residual is not None
     assert 0 < iterated.numerics.residual <= 1.1e-3
     assert torch.equal(iterated.weights != 0, direct.weights != 0)
     assert torch.equal(iterated.weights[2], direct.weights[2])
