@@ -1,12 +1,14 @@
 """Choosing: from a method's name and the dense model's statistics to a pattern for each unit.
 
 ``paper``, ``uniform`` and ``owl`` ask the statistics only. ``flow`` prunes every layer under every pattern, measures
-what that does to the loss, solves the knapsack, refines its answer in the pruned model, and keeps whatever has the
-least loss, the simpler methods' answers included.
+what that does to the loss, solves the knapsack, refines its answer in the pruned model, and keeps whatever stays
+nearest to the dense model's predictions, the simpler methods' answers included. Where the model under every pattern
+does not fit in memory, the same is measured block by block, but nothing is refined.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -20,7 +22,8 @@ from transformers import PreTrainedModel
 
 from flexcim.pattern import Pattern
 from flow.blocks import Block, LinearLayer
-from flow.costs import LossModel, to_second_order
+from flow.costs import LossModel, sequences_of, to_second_order
+from flow.divergence import Reference
 from flow.options import Granularity, Method, Search
 from flow.outliers import find_outliers
 from flow.refinement import Bench, descend
@@ -56,11 +59,11 @@ __all__ = [
     "undominated",
 ]
 
-DEFAULT_ROUNDS = 2
+DEFAULT_ROUNDS = 3
 """Times that costs are measured again in the pruned model."""
 
-_TRUST = (1.0, 0.5)
-"""Shares of the measured slope that are followed: the more, the farther from where it was measured."""
+_STRIDES = (0.5, 0.25, 0.125)
+"""Shares of a descent's steps after which the model is tried: what was measured at its start holds best near it."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -125,8 +128,8 @@ class Selection:
     assignment : Assignment
         The choice for each unit.
     trials : dict
-        Loss of the guard's samples under each assignment that was tried, nats per token, by its name; empty for methods
-        that try nothing.
+        Divergence from the dense model on the guard's samples under each assignment that was tried, nats per token, by
+        its name; empty for methods that try nothing.
     search : Search, optional
         How `Method.FLOW` measured; None for the others.
     """
@@ -204,7 +207,7 @@ def _choose_flow(problem: Problem, evidence: Evidence) -> Selection:
     with evidence.holding(evidence.units):
         bench = set_up(narrow.patterns, evidence)
         try:
-            return search(narrow, bench, bench.around_dense(evidence.samples, evidence.seed), evidence, rivals)
+            return search(narrow, bench, bench.around_dense(evidence.seed), evidence, rivals)
         finally:
             bench.restore()
 
@@ -215,7 +218,7 @@ def fits_in_memory(problem: Problem, units: Sequence[Sequence[LinearLayer]], tre
 
 
 def search_streamed(problem: Problem, evidence: Evidence, rivals: Sequence[Assignment]) -> Selection:
-    """`search` with one block in memory: the same rivals, knapsack and interactions, but nothing is refined.
+    """`search` with one block in memory: the same rivals, knapsack, interactions and judge, but nothing is refined.
 
     Refinement measures costs in a pruned model, where each of its trials would be a pass of its own.
     """
@@ -235,11 +238,11 @@ def search_streamed(problem: Problem, evidence: Evidence, rivals: Sequence[Assig
 
     found = evidence.once("derivatives", derivatives)
     along = torch.tensor(found["along"], dtype=torch.float64)
-    around = to_second_order(along, found["tokens"], [len(unit) for unit in evidence.units], drawn=True)
+    around = to_second_order(along, found["tokens"], [len(unit) for unit in evidence.units])
     tried = _first_tries(problem, around, rivals)
-    losses = evidence.once("trials", lambda: bench.losses(tried))
-    winner = min(losses, key=losses.__getitem__)
-    return Selection(explained(problem, around.costs, tried[winner], winner), losses, Search.STREAMED)
+    far = evidence.once("trials", lambda: bench.divergences(tried))
+    winner = min(far, key=far.__getitem__)
+    return Selection(explained(problem, around.costs, tried[winner], winner), far, Search.STREAMED)
 
 
 def _first_tries(problem: Problem, around: LossModel, rivals: Sequence[Assignment]) -> dict[str, NDArray[np.int64]]:
@@ -248,7 +251,7 @@ def _first_tries(problem: Problem, around: LossModel, rivals: Sequence[Assignmen
     for rival in rivals:
         tried.setdefault(f"{rival.method} {_short(rival)}", _columns(problem, rival.patterns))
     tried["knapsack"] = _columns(problem, select_cheapest(problem, around.costs).patterns)
-    tried["interactions"] = descend(problem, around, tried["knapsack"])
+    tried["interactions"] = descend(problem, around, tried["knapsack"])[-1]
     return tried
 
 
@@ -267,7 +270,8 @@ def set_up(patterns: Sequence[Pattern], evidence: Evidence) -> Bench:
         for unit in evidence.units
         for layer in unit
     }
-    return Bench(evidence.model, evidence.units, treated, evidence.guard)
+    guard, measured = (Reference.of(evidence.model, some) for some in (evidence.guard, sequences_of(evidence.samples)))
+    return Bench(evidence.model, evidence.units, treated, guard, measured)
 
 
 def _can_answer_paper(problem: Problem) -> bool:
@@ -299,7 +303,7 @@ def _columns(problem: Problem, patterns: Sequence[Pattern]) -> NDArray[np.int64]
 def search(
     problem: Problem, bench: Bench, around: LossModel, evidence: Evidence, rivals: Sequence[Assignment]
 ) -> Selection:
-    """Solve the knapsack, refine it in the pruned model, and keep what has the least loss.
+    """Solve the knapsack, refine it in the pruned model, and keep what diverges least from the dense one.
 
     Parameters
     ----------
@@ -315,16 +319,16 @@ def search(
         What else to compare with.
     """
     tried = _first_tries(problem, around, rivals)
-    losses = {name: bench.loss(columns) for name, columns in tried.items()}
-    for turn in range(evidence.rounds):
-        best = tried[min(losses, key=losses.__getitem__)]
-        there = bench.around(best, evidence.samples)
-        for trust in _TRUST:
-            name = f"refined {turn + 1} at {trust:.0%}"
-            tried[name] = descend(problem, there.trusted(trust), best)
-            losses[name] = bench.loss(tried[name])
-    winner = min(losses, key=losses.__getitem__)
-    return Selection(explained(problem, around.costs, tried[winner], winner), losses, Search.IN_MEMORY)
+    far = {name: bench.divergence(columns) for name, columns in tried.items()}
+    for turn in range(1, evidence.rounds + 1):
+        start = tried[min(far, key=far.__getitem__)]
+        path = descend(problem, bench.around(start, evidence.seed + turn), start)
+        for share in _STRIDES:
+            name = f"refined {turn}, {share:.0%} of the way"
+            tried[name] = path[math.ceil(share * (len(path) - 1))]
+            far[name] = bench.divergence(tried[name])
+    winner = min(far, key=far.__getitem__)
+    return Selection(explained(problem, around.costs, tried[winner], winner), far, Search.IN_MEMORY)
 
 
 def _short(rival: Assignment) -> str:

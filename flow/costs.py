@@ -5,9 +5,10 @@ tokens' outer products of output gradient and input. To second order the loss of
 
     mean_s <dW, G_s> / tokens  +  1/2 mean_s <dW, G_s> ** 2 / tokens
 
-The first term vanishes in a trained model. In the second, with labels that the model itself draws, the expectation is
-the Fisher information along dW, which is the second derivative of the divergence from the model: nothing is assumed
-about outputs or tokens being independent, as the usual factorised forms do.
+In the second term, with labels that the model itself draws, the expectation is the Fisher information along dW, which
+is the second derivative of the divergence from the model: nothing is assumed about outputs or tokens being independent,
+as the usual factorised forms do. The first term vanishes in the dense model. In a pruned one it is the slope of the
+divergence from the dense model, which needs no labels.
 """
 
 from __future__ import annotations
@@ -25,16 +26,18 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from flow.blocks import LinearLayer
+from flow.divergence import Reference
 from flow.options import BATCH_TOKENS
 
 __all__ = [
     "COST_LENGTH",
     "LossModel",
-    "cut",
     "directional_derivatives",
     "label_drawer",
     "loss_model",
     "projecting",
+    "sequences_of",
+    "shrunk_moments",
     "to_second_order",
 ]
 
@@ -68,10 +71,6 @@ class LossModel:
         own: NDArray[np.float64] = np.einsum("upup->up", self.curvature)
         return self.slope + own
 
-    def trusted(self, share: float) -> LossModel:
-        """The same with only a share of the slope, which holds near the model as it is."""
-        return LossModel(share * self.slope, self.curvature)
-
     def restricted(self, columns: Sequence[int]) -> LossModel:
         """The same for some of the patterns only."""
         some = np.asarray(columns)
@@ -89,7 +88,8 @@ def loss_model(
     units: Sequence[Sequence[LinearLayer]],
     changes: Mapping[str, Tensor],
     samples: Tensor,
-    seed: int | None = None,
+    seed: int,
+    reference: Reference | None = None,
 ) -> LossModel:
     """Measure what changes of the weights would do to the loss.
 
@@ -102,37 +102,69 @@ def loss_model(
     changes : mapping
         dW from the present weights under each pattern by the layer's name, [patterns, outputs, inputs].
     samples : Tensor
-        [samples, length], int64.
-    seed : int, optional
-        Seed of labels that the model draws from its own predictions: the loss is then the divergence from the model as
-        it is, without a slope. By default the text's own labels are taken, which give the slope of a pruned model; the
-        spread of the gradients stands for the Fisher information.
+        [samples, length], int64; see `sequences_of`.
+    seed : int
+        Seed of the labels that the model draws.
+    reference : Reference, optional
+        What the dense model predicts on the same sequences: the loss is then the divergence from it, which has a slope
+        in a pruned model. By default the loss is the divergence from the model as it is.
     """
     layers = [layer for unit in units for layer in unit]
-    along, tokens = directional_derivatives(model, layers, changes, samples, seed)
-    return to_second_order(along, tokens, [len(unit) for unit in units], drawn=seed is not None)
+    sizes = [len(unit) for unit in units]
+    drawn, tokens = directional_derivatives(model, layers, changes, samples, seed)
+    if reference is None:
+        return to_second_order(drawn, tokens, sizes)
+    away, _ = directional_derivatives(model, layers, changes, samples, reference)
+    return to_second_order(drawn, tokens, sizes, away)
 
 
-def to_second_order(along: Tensor, tokens: int, sizes: Sequence[int], *, drawn: bool) -> LossModel:
+def to_second_order(drawn: Tensor, tokens: int, sizes: Sequence[int], away: Tensor | None = None) -> LossModel:
     """The loss model of some derivatives.
 
     Parameters
     ----------
-    along : Tensor
-        <dW, G_s>, [sequences, layers, patterns], float64.
+    drawn : Tensor
+        <dW, G_s> for labels that the model draws, [sequences, layers, patterns], float64: the curvature.
     tokens : int
         Predicted tokens of a sequence.
     sizes : sequence of int
         Layers of each unit, which follow each other.
-    drawn : bool
-        Whether the labels were drawn by the model itself: there is no slope then.
+    away : Tensor, optional
+        The same for the divergence from the dense model: the slope. By default there is none, as in the dense model.
     """
     starts = np.cumsum([0, *sizes])
-    along = torch.stack([along[:, start:stop].sum(dim=1) for start, stop in pairwise(starts)], dim=1)
-    slope = torch.zeros(along.shape[1:], dtype=along.dtype) if drawn else along.mean(dim=0)
-    spread = (along - slope).flatten(1)
-    curvature = (spread.T @ spread / (2 * len(along) * tokens)).view(*slope.shape, *slope.shape)
+
+    def by_unit(along: Tensor) -> Tensor:
+        return torch.stack([along[:, start:stop].sum(dim=1) for start, stop in pairwise(starts)], dim=1)
+
+    curvature = shrunk_moments(by_unit(drawn)) / (2 * tokens)
+    slope = torch.zeros(curvature.shape[:2], dtype=drawn.dtype) if away is None else by_unit(away).mean(dim=0)
     return LossModel((slope / tokens).numpy(), curvature.numpy())
+
+
+def shrunk_moments(drawn: Tensor) -> Tensor:
+    """E[d d^T] over sequences of [sequences, units, patterns], [units, patterns, units, patterns].
+
+    A pair of units has hardly more in common than the chance of some hundred sequences gives it, and who seeks the
+    least finds the chance. So all that pairs have in common is shrunk by one factor, the share of its squares that is
+    no chance (Ledoit & Wolf, J. Multivariate Analysis 88, 2004, with the diagonal as the target).
+    """
+    sequences, units, patterns = drawn.shape
+    flat = drawn.flatten(1)
+    moments = flat.T @ flat / sequences
+    scale = moments.diagonal().sqrt().clamp(min=torch.finfo(flat.dtype).tiny)
+    unlike = ~torch.eye(units, dtype=torch.bool).repeat_interleave(patterns, 0).repeat_interleave(patterns, 1)
+    found = (moments / scale / scale[:, None])[unlike].square().sum()
+    squares = (flat / scale).square()
+    chance = ((squares.T @ squares / sequences)[unlike].sum() - found) / sequences
+    genuine = (1 - chance / found).clamp(min=0) if found > 0 else 1.0
+    return torch.where(unlike, genuine * moments, moments).view(units, patterns, units, patterns)
+
+
+def sequences_of(samples: Tensor) -> Tensor:
+    """Samples [samples, length] in sequences of at most `COST_LENGTH` tokens, [sequences, length]; the rest is left."""
+    length = min(COST_LENGTH, samples.shape[1])
+    return samples[:, : samples.shape[1] // length * length].reshape(-1, length)
 
 
 def directional_derivatives(
@@ -140,7 +172,7 @@ def directional_derivatives(
     layers: Sequence[LinearLayer],
     changes: Mapping[str, Tensor],
     samples: Tensor,
-    seed: int | None = None,
+    labels: int | Reference,
 ) -> tuple[Tensor, int]:
     """<dW, G_s>: how fast the summed loss of each sequence grows along each change of each layer.
 
@@ -153,9 +185,10 @@ def directional_derivatives(
     changes : mapping
         dW by the layer's name, [patterns, outputs, inputs].
     samples : Tensor
-        [samples, length], int64; they are cut into sequences of at most `COST_LENGTH` tokens.
-    seed : int, optional
-        Seed of labels that the model draws from its own predictions; by default the text's own are taken.
+        [samples, length], int64; see `sequences_of`.
+    labels : int or Reference
+        Seed of labels that the model draws from its own predictions, whose negative log-likelihood is the loss; or
+        predictions of the same sequences, the divergence from which is the loss.
 
     Returns
     -------
@@ -164,23 +197,31 @@ def directional_derivatives(
     tokens : int
         Predicted tokens of a sequence.
     """
-    sequences = cut(samples)
-    length = sequences.shape[1]
-    draw = None if seed is None else label_drawer(seed)
+    sequences = sequences_of(samples)
+    size = max(1, BATCH_TOKENS // sequences.shape[1])
+    loss = _drawn_loss(labels) if isinstance(labels, int) else _divergence_loss(labels.split(size))
     rows = []
     with _frozen(model), projecting(layers, changes) as take:
-        for batch in sequences.split(max(1, BATCH_TOKENS // length)):
-            logits = model(input_ids=batch, use_cache=False).logits[:, :-1].float()
-            labels = batch[:, 1:] if draw is None else draw(logits.detach())
-            cross_entropy(logits.flatten(0, 1), labels.flatten().to(logits.device), reduction="sum").backward()
+        for batch in sequences.split(size):
+            loss(model(input_ids=batch, use_cache=False).logits[:, :-1].float()).backward()
             rows.append(take(len(batch)))
-    return torch.cat(rows), length - 1
+    return torch.cat(rows), sequences.shape[1] - 1
 
 
-def cut(samples: Tensor) -> Tensor:
-    """Samples [samples, length] in sequences of at most `COST_LENGTH` tokens, [sequences, length]; the rest is left."""
-    length = min(COST_LENGTH, samples.shape[1])
-    return samples[:, : samples.shape[1] // length * length].reshape(-1, length)
+def _drawn_loss(seed: int) -> Callable[[Tensor], Tensor]:
+    """Negative log-likelihood of labels that the model draws, summed over each batch that comes by."""
+    draw = label_drawer(seed)
+
+    def loss(logits: Tensor) -> Tensor:
+        drawn = draw(logits.detach())
+        return cross_entropy(logits.flatten(0, 1), drawn.flatten().to(logits.device), reduction="sum")
+
+    return loss
+
+
+def _divergence_loss(references: Iterator[Reference]) -> Callable[[Tensor], Tensor]:
+    """Divergence from predictions of the same batches, summed over each that comes by."""
+    return lambda logits: next(references).from_logits(logits)
 
 
 def label_drawer(seed: int) -> Callable[[Tensor], Tensor]:

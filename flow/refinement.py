@@ -2,8 +2,8 @@
 sought.
 
 Costs that are measured one layer at a time mislead where much is pruned, as errors add up on their way through the
-model. So the errors' interactions are taken into account, and the loss of the whole pruned model decides: on
-calibration text that no statistics were taken from.
+model. So the errors' interactions are taken into account, and how far the whole pruned model is from the dense one
+decides: on calibration text that no statistics were taken from.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from flow.blocks import LinearLayer
 from flow.costs import LossModel, loss_model
+from flow.divergence import Reference, divergence
 from flow.options import BATCH_TOKENS
 from flow.selectors import Problem
 
@@ -51,15 +52,18 @@ class Bench:
         The layers of each unit.
     treated : mapping
         Weights under each pattern by the layer's name, [patterns, outputs, inputs].
-    guard : Tensor
-        Samples that the loss is measured on, [samples, length], int64.
+    guard : Reference
+        What the dense model predicts on the samples that whole assignments are compared on.
+    measured : Reference
+        The same of the sequences that costs are measured on (flow.costs.sequences_of).
     """
 
     model: PreTrainedModel
     units: Sequence[Sequence[LinearLayer]]
     treated: Mapping[str, Tensor]
-    guard: Tensor
-    _losses: dict[tuple[int, ...], float] = field(default_factory=dict)
+    guard: Reference
+    measured: Reference
+    _found: dict[tuple[int, ...], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._dense = {layer.name: layer.weight.clone() for unit in self.units for layer in unit}
@@ -67,7 +71,7 @@ class Bench:
     def restricted(self, columns: Sequence[int]) -> Bench:
         """The same for some of the patterns only; the model must be dense."""
         treated = {name: weights[list(columns)] for name, weights in self.treated.items()}
-        return Bench(self.model, self.units, treated, self.guard)
+        return Bench(self.model, self.units, treated, self.guard, self.measured)
 
     def put(self, columns: NDArray[np.int64]) -> None:
         """Put each unit under the pattern of its column."""
@@ -81,21 +85,21 @@ class Bench:
             for layer in unit:
                 layer.weight.copy_(self._dense[layer.name])
 
-    def loss(self, columns: NDArray[np.int64]) -> float:
-        """Loss of the guard's samples under an assignment, nats per token."""
+    def divergence(self, columns: NDArray[np.int64]) -> float:
+        """Divergence from the dense model on the guard's samples under an assignment, nats per token."""
         key = tuple(int(column) for column in columns)
-        if key not in self._losses:
+        if key not in self._found:
             self.put(columns)
-            self._losses[key] = sequence_loss(self.model, self.guard)
-        return self._losses[key]
+            self._found[key] = divergence(self.model, self.guard)
+        return self._found[key]
 
-    def around_dense(self, samples: Tensor, seed: int) -> LossModel:
+    def around_dense(self, seed: int) -> LossModel:
         """What the patterns cost in the dense model; the seed is that of the labels it draws."""
         self.restore()
         changes = {name: treated - self._dense[name] for name, treated in self.treated.items()}
-        return loss_model(self.model, self.units, changes, samples, seed)
+        return loss_model(self.model, self.units, changes, self.measured.samples, seed)
 
-    def around(self, columns: NDArray[np.int64], samples: Tensor) -> LossModel:
+    def around(self, columns: NDArray[np.int64], seed: int) -> LossModel:
         """What the patterns cost in the model under an assignment, whose own patterns cost nothing there."""
         self.put(columns)
         changes = {
@@ -103,10 +107,10 @@ class Bench:
             for unit, column in zip(self.units, columns, strict=True)
             for layer in unit
         }
-        return loss_model(self.model, self.units, changes, samples)
+        return loss_model(self.model, self.units, changes, self.measured.samples, seed, self.measured)
 
 
-def descend(problem: Problem, around: LossModel, start: NDArray[np.int64]) -> NDArray[np.int64]:
+def descend(problem: Problem, around: LossModel, start: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """Lower the expected loss, interactions and all, by changing one unit or two at a time.
 
     Each step takes the best change within the budget; two units at once let one give what the other gets. It ends where
@@ -123,10 +127,11 @@ def descend(problem: Problem, around: LossModel, start: NDArray[np.int64]) -> ND
 
     Returns
     -------
-    int64 [units]
-        Columns.
+    list of int64 [units]
+        The start, and the columns after each step.
     """
     columns = start.copy()
+    path = [start]
     rows = np.arange(len(columns))
     own = around.costs
     tolerance = 1e-9 * max(np.abs(own).max(), 1e-30)
@@ -145,10 +150,11 @@ def descend(problem: Problem, around: LossModel, start: NDArray[np.int64]) -> ND
         two[rows, :, rows, :] = np.inf
         one[more > left] = np.inf
         if min(one.min(), two.min()) >= -tolerance:
-            return columns
+            return path
         if one.min() <= two.min():
             row, column = np.unravel_index(one.argmin(), one.shape)
             columns[row] = column
         else:
             first, its, second, other = np.unravel_index(two.argmin(), two.shape)
             columns[first], columns[second] = its, other
+        path.append(columns.copy())

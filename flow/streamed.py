@@ -1,8 +1,9 @@
-"""FLOW's measurements with one block's weights in memory: what patterns cost, and what whole assignments lose.
+"""FLOW's measurements with one block's weights in memory: what patterns cost, and how far whole assignments diverge.
 
 A `Bench` holds a model under every pattern at once. What does not fit is measured here instead: costs on the way back
-through the blocks, each of which is pruned by every pattern when its turn comes, and the losses of all assignments in
-one pass through the pruned blocks. From the same samples both give the same figures.
+through the blocks, each of which is pruned by every pattern when its turn comes, and the divergences of all assignments
+from the dense model in one pass through the dense and the pruned blocks. From the same samples both give the same
+figures.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from transformers import PreTrainedModel
 
 from flexcim.pattern import Pattern
 from flow.blocks import Block, LinearLayer
-from flow.costs import cut, label_drawer, projecting
+from flow.costs import label_drawer, projecting, sequences_of
+from flow.divergence import Reference
 from flow.statistics import InputStatistics
 from flow.stream import BlockStream
 from flow.treatment import Treatment
@@ -32,7 +34,10 @@ laptop's 8 GiB leaves room for the rest of the model and its activations."""
 
 
 def bench_bytes(units: Sequence[Sequence[LinearLayer]], patterns: int, *, moments: bool) -> int:
-    """Memory that a `Bench` takes: float32 weights under each pattern, as they were and as they are, and moments."""
+    """Memory that a `Bench` takes: float32 weights under each pattern, as they were and as they are, and moments.
+
+    The two `Reference`s, which do not grow with the model, are not counted.
+    """
     shapes = [layer.shape for unit in units for layer in unit]
     weights = sum(outputs * inputs for outputs, inputs in shapes)
     return 4 * (weights * (patterns + 2) + moments * sum(inputs * inputs for _, inputs in shapes))
@@ -42,8 +47,9 @@ def bench_bytes(units: Sequence[Sequence[LinearLayer]], patterns: int, *, moment
 class StreamedBench:
     """A model that is put under patterns block by block.
 
-    In memory are one block, its weights under each pattern and its second moments, and the activations of a
-    `BlockStream` for each assignment; on disk, in the folder for temporary files, the inputs of all blocks.
+    In memory are one block, its weights under each pattern and its second moments, the activations of a `BlockStream`
+    for each assignment, and the dense model's `Reference` on the guard's samples; on disk, in the folder for temporary
+    files, the inputs of all blocks.
 
     Parameters
     ----------
@@ -60,7 +66,7 @@ class StreamedBench:
     samples : Tensor
         Samples that the moments and costs are measured on, [samples, length], int64.
     guard : Tensor
-        Samples that the losses are measured on, [samples, length], int64.
+        Samples that the divergences are measured on, [samples, length], int64.
     """
 
     model: PreTrainedModel
@@ -79,7 +85,7 @@ class StreamedBench:
         seed : int
             Seed of the labels that the model draws.
         """
-        sequences = cut(self.samples)
+        sequences = sequences_of(self.samples)
         stream = BlockStream(self.model, self.blocks, self.samples)
         predicted = sequences[:, 1:].numel()
         found: list[Tensor] = []
@@ -98,8 +104,9 @@ class StreamedBench:
         # The stream goes back from the mean loss, the derivatives are those of each sequence's sum.
         return predicted * torch.cat(found[::-1], dim=1), sequences.shape[1] - 1
 
-    def losses(self, assignments: Mapping[str, NDArray[np.int64]]) -> dict[str, float]:
-        """Loss of the guard's samples under each of some assignments, nats per token, in one pass for all.
+    def divergences(self, assignments: Mapping[str, NDArray[np.int64]]) -> dict[str, float]:
+        """Divergence from the dense model on the guard's samples under each of some assignments, nats per token, in one
+        pass for all and for the dense model.
 
         Parameters
         ----------
@@ -107,13 +114,14 @@ class StreamedBench:
             Columns, int64 [units], by a name.
         """
         dense = BlockStream(self.model, self.blocks, self.samples)
-        first = BlockStream(self.model, self.blocks, self.guard)
-        pruned = {name: first.fork() for name in assignments}
+        guard = BlockStream(self.model, self.blocks, self.guard)
+        pruned = {name: guard.fork() for name in assignments}
         unit_of = {layer.name: index for index, unit in enumerate(self.units) for layer in unit}
         for block in self.blocks:
             with block.loaded():
                 treated = self._treated(block, dense.measure(moments=self.treatment.needs_moments))
                 dense.skip()
+                guard.skip()
                 before = [layer.weight.clone() for layer in block.layers]
                 for name, columns in assignments.items():
                     for layer in block.layers:
@@ -121,7 +129,8 @@ class StreamedBench:
                     pruned[name].skip()
                 for layer, weight in zip(block.layers, before, strict=True):
                     layer.weight.copy_(weight)
-        return {name: stream.losses().double().mean().item() for name, stream in pruned.items()}
+        reference = Reference.from_answers(self.guard, guard.answers())
+        return {name: reference.mean_divergence(stream.answers()) for name, stream in pruned.items()}
 
     def _treated(self, block: Block, seen: Mapping[str, InputStatistics]) -> dict[str, Tensor]:
         """A block's weights under each pattern, [patterns, outputs, inputs] by the layer's name."""

@@ -30,9 +30,9 @@ from flow.blocks import find_blocks
 from flow.budgets import SparsityBudget, pose
 from flow.checkpoint import load_checkpoint
 from flow.choosing import Evidence, rivals_of, search, set_up
-from flow.options import GUARD_SAMPLES, Method
+from flow.options import DEFAULT_SAMPLES, GUARD_SAMPLES, Method
 from flow.quiet import quiet
-from flow.refinement import Bench, sequence_loss
+from flow.refinement import sequence_loss
 from flow.selectors import Assignment, Problem, units_of
 from flow.stream import BlockStream
 from flow.text import draw_samples, read_text, set_apart, tokenize
@@ -79,7 +79,7 @@ class Experiment:
         # 1:2 and 1:4 are left out as every mask of theirs is one of 4:8 or 2:8; 2:4 stays as the paper's candidate.
         self.patterns = tuple(p for p in MENUS["wide"] if str(p) not in ("1:2", "1:4"))
         self.bench = set_up(self.patterns, self.evidence)
-        self.around = self.bench.around_dense(self.samples, seed)
+        self.around = self.bench.around_dense(seed)
         self._added: dict[tuple[Any, ...], tuple[float, float]] = {}
 
     def problem(self, sparsity: float, menu: Sequence[Pattern], *, by_block: bool = False) -> Problem:
@@ -112,7 +112,7 @@ class Experiment:
         problem = self.problem(sparsity, menu)
         columns = [self.patterns.index(pattern) for pattern in problem.patterns]
         self.bench.restore()
-        bench = Bench(self.model, self.evidence.units, self.bench.restricted(columns).treated, self.evidence.guard)
+        bench = self.bench.restricted(columns)
         found = search(problem, bench, self.around.restricted(columns), self.evidence, rivals)
         self.bench.restore()
         return found.assignment, found.trials
@@ -227,7 +227,7 @@ def main(
     sparsity: Annotated[list[float], typer.Option(help="Sparsities.")] = [0.5, 0.6, 0.7, 0.75],  # noqa: B006
     menu: Annotated[list[str], typer.Option(help="Menus.")] = list(MENUS),  # noqa: B006
     seeds: Annotated[list[int], typer.Option(help="Seeds of the calibration draws.")] = [0, 1, 2],  # noqa: B006
-    samples: Annotated[int, typer.Option(help=f"Calibration samples of {LENGTH} tokens.")] = 64,
+    samples: Annotated[int, typer.Option(help=f"Calibration samples of {LENGTH} tokens.")] = DEFAULT_SAMPLES,
     stride: Annotated[int, typer.Option(help="Take each so many-th window of the held-out text; 1 is all of it.")] = 1,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write.")] = None,
 ) -> None:

@@ -423,11 +423,12 @@ def test_scales_of_activations_come_from_a_percentile(folder, text):
             activations=ActivationScale.TENSOR,
             activation_percentile=percentile,
         )
-        found = [(layer.name, layer.activation_scale) for layer in result.layers]
-        return {name: scale.item() for name, scale in found if scale is not None}, result
+        scaled = [(layer.name, layer.activation_scale) for layer in result.layers]
+        return {name: scale.item() for name, scale in scaled if scale is not None}, result
 
     largest, result = scales(100.0)
     clipped, _ = scales(90.0)
+    assert largest.keys() == {layer.name for layer in result.layers}
     assert all(clipped[name] < largest[name] for name in largest)
     # The pruned model itself: what its first layer really sees.
     layer = result.layers[0].layer

@@ -13,6 +13,7 @@ from flexcim.pattern import Pattern
 from flow.blocks import find_blocks
 from flow.budgets import SparsityBudget, pose
 from flow.costs import LossModel
+from flow.divergence import Reference, divergence
 from flow.evaluation import evaluate
 from flow.refinement import Bench, descend, sequence_loss
 from flow.selectors import Problem, Unit, solve_knapsack
@@ -36,9 +37,12 @@ def random_case(seed: int) -> tuple[Problem, LossModel]:
 def test_the_descent_ends_where_no_change_of_two_units_helps(seed):
     problem, around = random_case(seed)
     start = solve_knapsack(around.costs, problem.resources, problem.limit)
-    found = descend(problem, around, start)
+    path = descend(problem, around, start)
+    found = path[-1]
+    rises = [around.rise(columns) for columns in path]
+    assert path[0] is start
+    assert all(after < before for before, after in itertools.pairwise(rises))
     assert problem.used(found) <= problem.limit
-    assert around.rise(found) <= around.rise(start)
     for other in itertools.product(range(len(problem.patterns)), repeat=4):
         columns = np.array(other)
         if (columns != found).sum() <= 2 and problem.used(columns) <= problem.limit:
@@ -49,7 +53,7 @@ def test_the_descent_is_mostly_the_best_there_is():
     best = 0
     for seed in range(20):
         problem, around = random_case(seed)
-        found = descend(problem, around, solve_knapsack(around.costs, problem.resources, problem.limit))
+        found = descend(problem, around, solve_knapsack(around.costs, problem.resources, problem.limit))[-1]
         all_columns = map(np.array, itertools.product(range(len(problem.patterns)), repeat=4))
         optimum = min(around.rise(columns) for columns in all_columns if problem.used(columns) <= problem.limit)
         best += around.rise(found) <= optimum + 1e-9
@@ -61,27 +65,27 @@ def bench():
     model = tiny_llama()
     units = [block.layers for block in find_blocks(model)]
     treated = {layer.name: torch.stack([layer.weight, layer.weight * 0.5]) for unit in units for layer in unit}
-    return Bench(model, units, treated, SAMPLES)
+    reference = Reference.of(model, SAMPLES)
+    return Bench(model, units, treated, reference, reference)
 
 
 def test_a_bench_puts_units_under_patterns_and_back(bench):
     before = {name: tensor.clone() for name, tensor in bench.model.state_dict().items()}
-    dense = bench.loss(np.array([0, 0, 0]))
-    assert dense == pytest.approx(sequence_loss(bench.model, SAMPLES))
+    assert bench.divergence(np.array([0, 0, 0])) == pytest.approx(0, abs=1e-6)
     bench.put(np.array([0, 1, 0]))
     for unit, factor in zip(bench.units, (1, 0.5, 1), strict=True):
         assert all(torch.equal(layer.weight, before[f"{layer.name}.weight"] * factor) for layer in unit)
-    assert sequence_loss(bench.model, SAMPLES) == pytest.approx(bench.loss(np.array([0, 1, 0])))
+    assert divergence(bench.model, bench.guard) == bench.divergence(np.array([0, 1, 0])) > 0
     bench.restore()
     assert all(torch.equal(tensor, before[name]) for name, tensor in bench.model.state_dict().items())
 
 
 def test_a_change_to_what_is_there_costs_nothing(bench):
     columns = np.array([1, 0, 1])
-    around = bench.around(columns, SAMPLES)
+    around = bench.around(columns, 0)
     assert not around.costs[np.arange(3), columns].any()
     assert around.costs[np.arange(3), 1 - columns].all()
-    assert not bench.around_dense(SAMPLES, 0).costs[:, 0].any()
+    assert not bench.around_dense(0).costs[:, 0].any()
     assert bench.restricted([1]).treated["model.layers.0.mlp.up_proj"].shape[0] == 1
 
 

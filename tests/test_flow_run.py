@@ -319,5 +319,5 @@ def test_what_does_not_fit_in_memory_is_streamed_and_the_report_says_so(text, ot
     prune_to(tmp_path / "streamed", folder, device="cpu", **options)
     whole, streamed = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("whole", "streamed"))
     assert (whole["search"], streamed["search"]) == ("in memory", "streamed")
-    for name, loss in streamed["trials"].items():
-        assert whole["trials"][name] == pytest.approx(loss, rel=1e-5)
+    for name, nats in streamed["trials"].items():
+        assert whole["trials"][name] == pytest.approx(nats, rel=1e-5)

@@ -143,8 +143,8 @@ def _show(result: PruneResult) -> None:
             f"{layer.choice.cost:.3g}",
         )
     Console().print(table)
-    for name, loss in sorted(result.selection.trials.items(), key=lambda trial: trial[1]):
-        print(f"tried {name}: {loss:.4f} nats per token of calibration text")
+    for name, nats in sorted(result.selection.trials.items(), key=lambda trial: trial[1]):
+        print(f"tried {name}: {nats:.4f} nats per token away from the dense model")
     print(f"sparsity: {result.sparsity:.2%} of the weights are zero, asked for was {result.budget}")
     if result.evaluations is not None:
         dense, dense_quantized, pruned, quantized = (

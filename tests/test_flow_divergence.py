@@ -1,0 +1,59 @@
+"""Divergences against torch's own, and what is lost where not every token is remembered."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import kl_div
+
+from flow import divergence as module
+from flow.divergence import Reference, divergence
+from tests.tiny_models import tiny_llama, tiny_mamba2
+
+SAMPLES = torch.randint(256, (5, 20), generator=torch.Generator().manual_seed(0))
+
+
+def changed(build):
+    """A model, and what it predicts before it is changed."""
+    torch.manual_seed(0)
+    model = build()
+    reference = Reference.of(model, SAMPLES)
+    before = logs_of(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    return model, reference, before
+
+
+def logs_of(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=SAMPLES, use_cache=False).logits[:, :-1].log_softmax(dim=-1).flatten(0, 1)
+
+
+@pytest.mark.parametrize("build", [tiny_llama, tiny_mamba2])
+def test_the_divergence_is_that_of_torch(build, monkeypatch):
+    monkeypatch.setattr(module, "BATCH_TOKENS", 40)
+    model, reference, before = changed(build)
+    expected = kl_div(logs_of(model), before, log_target=True, reduction="batchmean").item()
+    assert expected > 1e-3
+    assert divergence(model, reference) == pytest.approx(expected, rel=1e-3)
+
+
+def test_tokens_that_are_not_remembered_count_as_one(monkeypatch):
+    monkeypatch.setattr(module, "KEPT_TOKENS", 10)
+    model, reference, before = changed(tiny_llama)
+    likeliest = before.topk(10, dim=-1).indices
+
+    def merged(logs: torch.Tensor) -> torch.Tensor:
+        kept = logs.exp().gather(-1, likeliest)
+        return torch.cat([kept, 1 - kept.sum(dim=-1, keepdim=True)], dim=-1).log()
+
+    after = logs_of(model)
+    expected = kl_div(merged(after), merged(before), log_target=True, reduction="batchmean").item()
+    assert divergence(model, reference) == pytest.approx(expected, rel=1e-3)
+    assert expected < kl_div(after, before, log_target=True, reduction="batchmean").item()
+
+
+def test_a_model_does_not_diverge_from_itself():
+    model = tiny_llama()
+    assert divergence(model, Reference.of(model, SAMPLES)) == pytest.approx(0, abs=1e-6)
