@@ -274,9 +274,11 @@ def _dense_scales(
 
 
 def _one_budget(sparsity: float | None, budget: Budget | None) -> Budget:
-    if (sparsity is None) == (budget is None):
-        raise PruneError("either a sparsity or a budget must be given, and not both")
-    return SparsityBudget(sparsity) if sparsity is not None else budget  # type: ignore[return-value]
+    if budget is None and sparsity is not None:
+        return SparsityBudget(sparsity)
+    if budget is not None and sparsity is None:
+        return budget
+    raise PruneError("either a sparsity or a budget must be given, and not both")
 
 
 def _ask(name: str, find: Callable[[], Any]) -> Any:
