@@ -6,6 +6,7 @@ edge and calls ``step`` of each end. Registers are accessed one at a time, by co
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Set
 from typing import Any
 
@@ -167,7 +168,7 @@ class AxiSink:
         return data, last
 
 
-class RegisterMaster:
+class RegisterMaster(ABC):
     """Reads and writes registers.
 
     Parameters
@@ -195,21 +196,21 @@ class RegisterMaster:
     def _is(self, name: str) -> bool:
         return level(self._port(name), 0)
 
+    @abstractmethod
     def show_write(self, address: int, value: int) -> None:
         """Show a full write; it must be withdrawn after the next edge."""
-        raise NotImplementedError
 
+    @abstractmethod
     def withdraw(self) -> None:
         """Show no access any more."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def read(self, address: int) -> int:
         """The value of a register; RegisterAccessError if the accelerator refuses."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def write(self, address: int, value: int) -> None:
         """Write a register; RegisterAccessError if the accelerator refuses."""
-        raise NotImplementedError
 
 
 class Axi4LiteMaster(RegisterMaster):
