@@ -243,13 +243,12 @@ class GoldenAccelerator:
         chosen = [index for index in range(config.macros) if fields["macros"] >> index & 1]
         beats = self._beats(fields, activations)
         command = self._command(fields)
-        results = []
-        for index in chosen:
-            results.append(self._macros[index].run(command, beats))
+        answers = [self._macros[index].run(command, beats) for index in chosen]
         self._check_macros()
         if fields["last_k"]:
-            rounded = -results[0].shape[1] % config.macro.result_port  # type: ignore[union-attr]
-            padded = [np.pad(part, ((0, 0), (0, rounded))) for part in results if part is not None]
+            results = [part for part in answers if part is not None]
+            rounded = -results[0].shape[1] % config.macro.result_port
+            padded = [np.pad(part, ((0, 0), (0, rounded))) for part in results]
             whole = np.stack(padded, axis=1).astype("<i4")
             output.put(whole.view(np.uint8).reshape(-1), end=bool(fields["end_packet"]))
 
