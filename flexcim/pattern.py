@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Pattern"]
+__all__ = ["Pattern", "union"]
 
 
 @dataclass(frozen=True, order=True)
@@ -75,3 +76,11 @@ class Pattern:
     def max_offset(self) -> int:
         """Largest offset of a slot within its block, m - n (docs/architecture.md, section 2)."""
         return self.m - self.n
+
+
+def union(parts: Sequence[Pattern]) -> Pattern:
+    """The pattern that holds the weights of several parts: their n together if they share one m, otherwise dense."""
+    (first, *others) = parts
+    if any(other.m != first.m for other in others):
+        return Pattern(1, 1)
+    return Pattern(min(sum(part.n for part in parts), first.m), first.m)

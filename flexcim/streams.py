@@ -43,7 +43,7 @@ MAX_SHIFT = 47
 
 
 def tile_activations(tiling: LayerTiling, tile: Tile, activations: NDArray[np.int8]) -> NDArray[np.int8]:
-    """The inputs that a tile sees, zero past the layer's edge.
+    """The inputs that a tile sees, zero past the layer's edge; a tile that holds base and rest sees some twice.
 
     Parameters
     ----------
@@ -65,10 +65,12 @@ def tile_activations(tiling: LayerTiling, tile: Tile, activations: NDArray[np.in
         If the vectors have not the layer's inputs.
     """
     _check(activations, "activations", np.int8, (None, tiling.inputs))
-    width = tile.rows * tiling.config.window(tiling.pattern, tiling.groups)
-    start = tile.k_tile * tiling.tile_inputs
-    part = activations[:, start : start + width]
-    return np.pad(part, ((0, 0), (0, width - part.shape[1])))
+    window = tiling.config.window(tile.pattern, tiling.groups)
+    parts = []
+    for span in tile.spans:
+        part = activations[:, span.start : span.stop]
+        parts.append(np.pad(part, ((0, 0), (0, -len(span) % window))))
+    return np.concatenate(parts, axis=1)
 
 
 def activation_beats(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,3 +29,16 @@ def random_weights(
             dropped[places[rng.random(len(places)) < fill]] = False
             block[dropped] = 0
     return weights
+
+
+def random_parts(
+    rng: np.random.Generator, outputs: int, inputs: int, patterns: Sequence[Pattern], bits: int = 8
+) -> list[NDArray[np.int8]]:
+    """Weights of a layer's parts, each int8 [outputs, inputs] with its own pattern, no place being in two of them."""
+    parts: list[NDArray[np.int8]] = []
+    for pattern in patterns:
+        weights = random_weights(rng, outputs, inputs, pattern, bits)
+        for other in parts:
+            weights[other != 0] = 0
+        parts.append(weights)
+    return parts

@@ -54,16 +54,29 @@ def make(pattern, groups=1, outputs=5, inputs=50, config=SMALL):
 # --- Tiles -----------------------------------------------------------------------------------------------------------
 
 
+def k_tile_of_600(output_tile, k_tile, rows, span):
+    """A tile of 600 inputs in three K tiles."""
+    return Tile(
+        output_tile=output_tile,
+        k_tile=k_tile,
+        rows=rows,
+        first_k=k_tile == 0,
+        last_k=k_tile == 2,
+        pattern=Pattern(4, 8),
+        spans=(span,),
+    )
+
+
 def test_the_tiles_of_a_layer():
     tiling = LayerTiling(MacroConfig(), 100, 600, Pattern(4, 8), 1, "a test")
     assert (tiling.tile_inputs, tiling.tile_outputs) == (256, 32)
     assert (tiling.k_tiles, tiling.output_tiles) == (3, 4)
     assert len(tiling.tiles) == 12
     assert tiling.tiles[:4] == (
-        Tile(output_tile=0, k_tile=0, rows=32, first_k=True, last_k=False),
-        Tile(output_tile=0, k_tile=1, rows=32, first_k=False, last_k=False),
-        Tile(output_tile=0, k_tile=2, rows=11, first_k=False, last_k=True),
-        Tile(output_tile=1, k_tile=0, rows=32, first_k=True, last_k=False),
+        k_tile_of_600(0, 0, 32, range(256)),
+        k_tile_of_600(0, 1, 32, range(256, 512)),
+        k_tile_of_600(0, 2, 11, range(512, 600)),
+        k_tile_of_600(1, 0, 32, range(256)),
     )
     assert tiling.packed_shape == (12, 32, 4, 32)
 

@@ -70,7 +70,7 @@ def compile_packed(
         table.add_row(
             name,
             f"{layer.tiling.outputs} × {layer.tiling.inputs}",
-            str(layer.tiling.pattern),
+            layer.tiling.pattern_names,
             str(layer.mapping.groups),
             str(layer.mapping.width),
             str(min(layer.mapping.chunk, vectors)),
@@ -112,7 +112,7 @@ def cycles(
     model = read_packed(packed)
     shapes = layer_shapes(model, accelerator)
     originals = [
-        LayerShape(name, tiling.outputs, tiling.inputs, tiling.pattern) for name, tiling in model.tilings.items()
+        LayerShape(name, tiling.outputs, tiling.inputs, *tiling.patterns) for name, tiling in model.tilings.items()
     ]
     with _progress(len(phase_vectors(vectors)) * (1 + len(PRESETS))) as done:
         report = measure_model(accelerator, shapes, originals, vectors, done)

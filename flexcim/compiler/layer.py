@@ -19,7 +19,7 @@ from flexcim.images import result_vectors, run_image, tile_image
 from flexcim.instructions import AcceleratorProgram
 from flexcim.pattern import Pattern
 from flexcim.streams import activation_beats, tile_activations
-from flexcim.tiling import LayerTiling
+from flexcim.tiling import LayerTiling, legal_groups
 
 __all__ = ["CompiledLayer", "all_banks", "compile_layer", "compile_resident_layer"]
 
@@ -73,10 +73,13 @@ class CompiledLayer:
         """Share of the cells' multiplications, zeros stored in slots included, that are the layer's: 1 if each cell of
         each macro has a slot of the layer in each cycle."""
         tiling, macro = self.tiling, self.config.macro
-        blocks, rest = divmod(tiling.inputs, tiling.pattern.m)
-        slots = tiling.outputs * (blocks * tiling.pattern.n + min(tiling.pattern.n, rest))
+        busy = 0
+        for pattern in tiling.patterns:
+            blocks, remainder = divmod(tiling.inputs, pattern.m)
+            slots = tiling.outputs * (blocks * pattern.n + min(pattern.n, remainder))
+            busy += slots * self.vectors * macro.issue_cycles(pattern)
         cells = self.config.macros * macro.sub_macros * macro.rows * macro.columns
-        return slots * self.vectors * macro.issue_cycles(tiling.pattern) / (cells * self.cycles.cycles)
+        return busy / (cells * self.cycles.cycles)
 
     # -- images --------------------------------------------------------------------------------------------------------
 
@@ -123,7 +126,7 @@ class CompiledLayer:
         for part in dict.fromkeys(self.schedule.runs):
             tile = tiling.tiles[part.k_tile]
             inputs = tile_activations(tiling, tile, activations[part.vectors.start : part.vectors.stop])
-            beats = activation_beats(self.config.macro, tiling.pattern, tiling.groups, tile.rows, inputs)
+            beats = activation_beats(self.config.macro, tile.pattern, tiling.groups, tile.rows, inputs)
             images[part] = run_image(self.config, beats)
         return np.concatenate([images[part] for part in self.schedule.runs])
 
@@ -175,6 +178,7 @@ def compile_layer(
     pattern: Pattern,
     vectors: int,
     *,
+    rest: Pattern | None = None,
     banks: int | None = None,
     groups: int | None = None,
 ) -> CompiledLayer:
@@ -191,6 +195,8 @@ def compile_layer(
         The layer.
     vectors : int
         Vectors of a pass.
+    rest : Pattern, optional
+        Of a nested layer under its denser plan, the pattern of the rest.
     banks : int, optional
         Its tiles pass through the banks 0 ... banks - 1 of each macro; by default, all of them.
     groups : int, optional
@@ -205,7 +211,7 @@ def compile_layer(
     if vectors < 1:
         raise CompileError(f"a layer must multiply at least one vector, not {vectors}")
     candidates = []
-    for tiling in _tilings(config, outputs, inputs, pattern, groups):
+    for tiling in _tilings(config, outputs, inputs, pattern, rest, groups):
         for mapping in candidate_mappings(config, tiling, vectors, banks):
             schedule = schedule_layer(config, tiling, vectors, mapping, banks=banks)
             candidates.append((schedule.bounds(config).cycles, mapping, tiling, schedule))
@@ -219,6 +225,8 @@ def compile_resident_layer(
     pattern: Pattern,
     vectors: int,
     free: AbstractSet[tuple[int, int]],
+    *,
+    rest: Pattern | None = None,
 ) -> CompiledLayer | None:
     """Compile a layer whose weights stay on the chip; None if they do not fit.
 
@@ -226,13 +234,13 @@ def compile_resident_layer(
 
     Parameters
     ----------
-    config, outputs, inputs, pattern, vectors :
+    config, outputs, inputs, pattern, vectors, rest :
         As for `compile_layer`.
     free : set of (macro, bank)
         The banks that it may have.
     """
     candidates = []
-    for tiling in _tilings(config, outputs, inputs, pattern, None):
+    for tiling in _tilings(config, outputs, inputs, pattern, rest, None):
         if len(tiling.tiles) > len(free):
             continue
         for mapping in candidate_mappings(config, tiling, vectors, config.macro.banks):
@@ -247,11 +255,17 @@ def compile_resident_layer(
 
 
 def _tilings(
-    config: AcceleratorConfig, outputs: int, inputs: int, pattern: Pattern, groups: int | None
+    config: AcceleratorConfig,
+    outputs: int,
+    inputs: int,
+    pattern: Pattern,
+    rest: Pattern | None,
+    groups: int | None,
 ) -> list[LayerTiling]:
     """The layer at each G, or at the given one."""
-    counts: Sequence[int] = config.macro.legal_groups(pattern) if groups is None else [groups]
-    return [LayerTiling(config.macro, outputs, inputs, pattern, one, "chosen by the compiler") for one in counts]
+    patterns = (pattern,) if rest is None else (pattern, rest)
+    counts: Sequence[int] = legal_groups(config.macro, patterns) if groups is None else [groups]
+    return [LayerTiling(config.macro, outputs, inputs, pattern, one, "chosen by the compiler", rest) for one in counts]
 
 
 def _fastest(

@@ -80,8 +80,10 @@ def layer_rounds(config: AcceleratorConfig, tiling: LayerTiling, width: int) -> 
 def vector_beats(tiling: LayerTiling) -> list[int]:
     """Activation beats of a vector, for each K tile."""
     macro = tiling.config
-    window = macro.window(tiling.pattern, tiling.groups)
-    return [macro.vector_beats(window, tile.rows) for tile in tiling.tiles[: tiling.k_tiles]]
+    return [
+        macro.vector_beats(macro.window(tile.pattern, tiling.groups), tile.rows)
+        for tile in tiling.tiles[: tiling.k_tiles]
+    ]
 
 
 def cut(vectors: int, most: int) -> list[range]:

@@ -13,10 +13,10 @@ from flexcim.compiler.layer import CompiledLayer, compile_layer, compile_residen
 from flexcim.compiler.mapping import CompileError
 from flexcim.errors import FlexCiMError
 from flexcim.packed import PackedLayer, PackedModel
-from flexcim.pattern import Pattern
-from flexcim.tiling import pack_layer, unpack_layer
+from flexcim.pattern import Pattern, union
+from flexcim.tiling import pack_layer, unpack_layer, unpack_parts
 
-__all__ = ["LayerShape", "compile_model", "layer_cells", "layer_shapes", "pattern_on"]
+__all__ = ["LayerShape", "compile_model", "layer_cells", "layer_shapes", "pattern_on", "patterns_on"]
 
 _DENSE = Pattern(1, 1)
 
@@ -32,13 +32,21 @@ class LayerShape:
     outputs, inputs : int
         Shape of its weight matrix.
     pattern : Pattern
-        Its pattern.
+        Its pattern; of a nested layer that of the base.
+    rest : Pattern, optional
+        Of a nested layer under its denser plan, the pattern of the rest.
     """
 
     name: str
     outputs: int
     inputs: int
     pattern: Pattern
+    rest: Pattern | None = None
+
+    @property
+    def patterns(self) -> tuple[Pattern, ...]:
+        """The patterns of its parts, as those of `LayerTiling`."""
+        return (self.pattern,) if self.rest is None else (self.pattern, self.rest)
 
 
 def pattern_on(config: AcceleratorConfig, pattern: Pattern) -> Pattern:
@@ -56,6 +64,19 @@ def pattern_on(config: AcceleratorConfig, pattern: Pattern) -> Pattern:
     raise CompileError(f"pattern {pattern} is not on the menu {menu}, and neither is {_DENSE}, which can hold it")
 
 
+def patterns_on(config: AcceleratorConfig, patterns: tuple[Pattern, ...]) -> tuple[Pattern, ...]:
+    """The patterns of a layer's parts if the menu has them all; otherwise that of their sum, as `pattern_on` finds it.
+
+    Raises
+    ------
+    CompileError
+        If the menu has not even that.
+    """
+    if all(pattern in config.macro.patterns for pattern in patterns):
+        return patterns
+    return (pattern_on(config, union(patterns)),)
+
+
 def layer_shapes(model: PackedModel, config: AcceleratorConfig) -> list[LayerShape]:
     """The layers of a packed model, as an accelerator can run them; no array is read.
 
@@ -71,10 +92,10 @@ def layer_shapes(model: PackedModel, config: AcceleratorConfig) -> list[LayerSha
     shapes = []
     for name, tiling in model.tilings.items():
         try:
-            pattern = pattern_on(config, tiling.pattern)
+            patterns = patterns_on(config, tiling.patterns)
         except CompileError as error:
             raise CompileError(f"layer {name!r}: {error}") from None
-        shapes.append(LayerShape(name, tiling.outputs, tiling.inputs, pattern))
+        shapes.append(LayerShape(name, tiling.outputs, tiling.inputs, *patterns))
     return shapes
 
 
@@ -129,7 +150,7 @@ def _total(layers: Iterable[CompiledLayer]) -> int:
 
 def _compile(config: AcceleratorConfig, shape: LayerShape, vectors: int, banks: int) -> CompiledLayer:
     try:
-        return compile_layer(config, shape.outputs, shape.inputs, shape.pattern, vectors, banks=banks)
+        return compile_layer(config, shape.outputs, shape.inputs, shape.pattern, vectors, rest=shape.rest, banks=banks)
     except FlexCiMError as error:
         raise CompileError(f"layer {shape.name!r}: {error}") from None
 
@@ -146,8 +167,13 @@ def _plan(
     banks = config.macro.banks - reserved
     free = {(macro, bank) for macro in range(config.macros) for bank in range(banks, config.macro.banks)}
 
+    def resident_layer(shape: LayerShape, places: frozenset[tuple[int, int]]) -> CompiledLayer | None:
+        return compile_resident_layer(
+            config, shape.outputs, shape.inputs, shape.pattern, vectors, places, rest=shape.rest
+        )
+
     def gain(shape: LayerShape) -> float:
-        layer = compile_resident_layer(config, shape.outputs, shape.inputs, shape.pattern, vectors, places)
+        layer = resident_layer(shape, places)
         if layer is None:
             return 0
         return (streaming[shape.name].cycles.cycles - layer.cycles.cycles) / len(layer.tiling.tiles)
@@ -158,7 +184,7 @@ def _plan(
     for shape in sorted(shapes, key=lambda one: -gains[one.name]):
         if gains[shape.name] <= 0:
             break
-        layer = compile_resident_layer(config, shape.outputs, shape.inputs, shape.pattern, vectors, frozenset(free))
+        layer = resident_layer(shape, frozenset(free))
         if layer is not None:
             resident[shape.name] = layer
             free -= {(load.macro, load.bank) for load in layer.schedule.loading}
@@ -176,10 +202,13 @@ def layer_cells(packed: PackedLayer, compiled: CompiledLayer) -> tuple[NDArray[n
         If a weight does not fit the accelerator's bits.
     """
     packed_as = packed.tiling
-    mode = (packed_as.config, packed_as.pattern, packed_as.groups)
-    if mode == (compiled.tiling.config, compiled.tiling.pattern, compiled.tiling.groups):
+    mode = (packed_as.config, packed_as.patterns, packed_as.groups)
+    if mode == (compiled.tiling.config, compiled.tiling.patterns, compiled.tiling.groups):
         return packed.weights, packed.offsets
+    cells = packed_as, packed.weights, packed.offsets
     try:
-        return pack_layer(compiled.tiling, unpack_layer(packed_as, packed.weights, packed.offsets))
+        # On a menu that lacks a part's pattern there is one part, which is the sum.
+        parts = (unpack_layer(*cells),) if compiled.tiling.rest is None else unpack_parts(*cells)
+        return pack_layer(compiled.tiling, *parts)
     except FlexCiMError as error:
         raise CompileError(f"layer {packed.name!r}: {error}") from None

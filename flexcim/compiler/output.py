@@ -13,6 +13,7 @@ from flexcim.accelerator_config import AcceleratorConfig
 from flexcim.compiler.layer import CompiledLayer
 from flexcim.compiler.mapping import CompileError
 from flexcim.compiler.model import layer_cells
+from flexcim.config import ceil_div
 from flexcim.files import new_folder
 from flexcim.images import run_words
 from flexcim.instructions import AcceleratorProgram, LoadTile, RunTiles
@@ -106,7 +107,7 @@ def _write_layer(folder: Path, index: int, packed: PackedLayer, layer: CompiledL
         "name": packed.name,
         "outputs": tiling.outputs,
         "inputs": tiling.inputs,
-        "pattern": str(tiling.pattern),
+        "pattern": tiling.pattern_names,
         "activation_scale": packed.activation_scale,
         "weight_scales": packed.weight_scales.tolist(),
         "vectors": layer.vectors,
@@ -132,18 +133,24 @@ def _moves(program: AcceleratorProgram) -> dict[str, int]:
 
 
 def _activations(layer: CompiledLayer) -> list[dict[str, int]]:
-    """The run images of a pass in order: which inputs of which vectors, as how many beats and words."""
+    """The run images of a pass in order: which inputs of which vectors, as how many beats and words.
+
+    Where the base of a nested layer ends within a tile, the inputs of its rest begin at a row of their own.
+    """
     tiling, config = layer.tiling, layer.config
-    window = config.macro.window(tiling.pattern, tiling.groups)
     entries = []
     for part in layer.schedule.runs:
-        rows = tiling.tiles[part.k_tile].rows
-        beats = config.macro.vector_beats(window, rows)
-        first = part.k_tile * tiling.tile_inputs
+        tile = tiling.tiles[part.k_tile]
+        window = config.macro.window(tile.pattern, tiling.groups)
+        beats = config.macro.vector_beats(window, tile.rows)
+        span, *others = tile.spans
+        entry = {"first_input": span.start, "inputs": len(span)}
+        for other in others:
+            row = tile.rows - ceil_div(len(other), window)
+            entry |= {"rest_row": row, "rest_first_input": other.start, "rest_inputs": len(other)}
         entries.append(
-            {
-                "first_input": first,
-                "inputs": min(rows * window, tiling.inputs - first),
+            entry
+            | {
                 "first_vector": part.vectors.start,
                 "vectors": len(part.vectors),
                 "beats": beats,

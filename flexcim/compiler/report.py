@@ -8,9 +8,10 @@ from typing import Any
 
 from flexcim.accelerator_config import AcceleratorConfig
 from flexcim.compiler.mapping import CompileError
-from flexcim.compiler.model import LayerShape, compile_model, pattern_on
+from flexcim.compiler.model import LayerShape, compile_model, patterns_on
 from flexcim.config import PRESETS, ceil_div
 from flexcim.cycles import CycleError, paper_cells_per_block, paper_layer_cycles
+from flexcim.pattern import union
 
 __all__ = ["Comparison", "CyclesReport", "LayerCost", "PhaseCost", "measure_model", "phase_vectors"]
 
@@ -141,6 +142,8 @@ def measure_model(
     originals: Sequence[LayerShape],
     prefill: int,
     done: Callable[[str], None] = lambda name: None,
+    *,
+    decode: tuple[Sequence[LayerShape], Sequence[LayerShape]] | None = None,
 ) -> CyclesReport:
     """Compile a model for an accelerator and for those that it is compared with.
 
@@ -156,6 +159,8 @@ def measure_model(
         Vectors of the prefill.
     done : callable, optional
         Called with a sentence for each model that has been compiled: once for each phase and each macro.
+    decode : tuple of two sequences of LayerShape, optional
+        The two for decode, where that runs under another plan than prefill.
 
     Raises
     ------
@@ -164,6 +169,8 @@ def measure_model(
     """
     phases = []
     for name, vectors in phase_vectors(prefill).items():
+        if name == "decode" and decode is not None:
+            shapes, originals = decode
         phase = PhaseCost(name, vectors, _costs(config, shapes, vectors), [])
         done(f"{name}, this accelerator")
         for preset, macro in PRESETS.items():
@@ -188,7 +195,7 @@ def _costs(config: AcceleratorConfig, shapes: Sequence[LayerShape], vectors: int
                 name=name,
                 outputs=tiling.outputs,
                 inputs=tiling.inputs,
-                pattern=str(tiling.pattern),
+                pattern=tiling.pattern_names,
                 groups=tiling.groups,
                 resident=layer.resident,
                 cycles=layer.cycles.cycles,
@@ -205,7 +212,10 @@ def _costs(config: AcceleratorConfig, shapes: Sequence[LayerShape], vectors: int
 def _elsewhere(config: AcceleratorConfig, originals: Sequence[LayerShape], vectors: int) -> int | None:
     """Cycles of all layers on another accelerator."""
     try:
-        shapes = [replace(shape, pattern=pattern_on(config, shape.pattern)) for shape in originals]
+        shapes = [
+            LayerShape(shape.name, shape.outputs, shape.inputs, *patterns_on(config, shape.patterns))
+            for shape in originals
+        ]
         return sum(layer.cycles.cycles for layer in compile_model(config, shapes, vectors).values())
     except CompileError:
         return None
@@ -216,11 +226,12 @@ def _on_paper(config: AcceleratorConfig, originals: Sequence[LayerShape], vector
     comes over the same bus and weight port once."""
     macro, total = config.macro, 0
     for one in originals:
+        pattern = union(one.patterns)
         try:
-            compute = paper_layer_cycles(macro, one.outputs, one.inputs, one.pattern, vectors)
+            compute = paper_layer_cycles(macro, one.outputs, one.inputs, pattern, vectors)
         except CycleError:  # a block does not fit a column
             return None
-        cells = one.outputs * ceil_div(one.inputs, one.pattern.m) * paper_cells_per_block(one.pattern)
+        cells = one.outputs * ceil_div(one.inputs, pattern.m) * paper_cells_per_block(pattern)
         words = ceil_div(cells * (macro.weight_bits + 1), config.weight_bus)
         total += max(ceil_div(compute, config.macros), ceil_div(cells, macro.weight_port), words)
     return total

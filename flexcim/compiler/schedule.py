@@ -161,7 +161,7 @@ class _Builder:
             RunTiles(
                 macros=round_.macros,
                 bank=bank,
-                pattern=tiling.pattern,
+                pattern=tile.pattern,
                 groups=tiling.groups,
                 rows=tile.rows,
                 vectors=len(part.vectors),
