@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -21,15 +21,28 @@ from flexcim.config import MacroConfig
 from flexcim.errors import FlexCiMError
 from flexcim.files import new_folder
 from flexcim.pattern import Pattern
-from flexcim.tiling import LayerTiling
+from flexcim.plans import Plan
+from flexcim.tiling import LayerTiling, TilingError, sparser_cells, unpack_parts
 
-__all__ = ["MANIFEST", "SCHEMA_VERSION", "PackedError", "PackedLayer", "PackedModel", "read_packed", "write_packed"]
+__all__ = [
+    "MANIFEST",
+    "NESTED_SCHEMA_VERSION",
+    "SCHEMA_VERSION",
+    "PackedError",
+    "PackedLayer",
+    "PackedModel",
+    "read_packed",
+    "write_packed",
+]
 
 MANIFEST = "manifest.json"
 """Name of the manifest in the folder."""
 
 SCHEMA_VERSION = 1
 """Version of the manifest's layout that this code writes and reads."""
+
+NESTED_SCHEMA_VERSION = 2
+"""The same for nested models, whose layers have one key more; readers of the other version alone refuse them."""
 
 _FORMAT = "flexcim packed model"
 _SUFFIX = ".safetensors"
@@ -54,6 +67,7 @@ _LAYER_KEYS: Mapping[str, type | tuple[type, ...]] = {
     "tiles": int,
     "activation_scale": (float, int, type(None)),
 }
+_NESTED_LAYER_KEYS = {**_LAYER_KEYS, "rest": (str, type(None))}
 
 
 class PackedError(FlexCiMError):
@@ -104,12 +118,14 @@ class PackedLayer:
                 raise self._error(
                     f"{name} must be {np.dtype(dtype)} {list(shape)}, not {array.dtype} {list(array.shape)}"
                 )
-        limit = tiling.pattern.max_offset
-        if self.offsets.max() > limit:
-            place = np.unravel_index(int(np.argmax(self.offsets > limit)), self.offsets.shape)
+        limits = np.array([tile.pattern.max_offset for tile in tiling.tiles])[:, None, None, None]
+        too_far = self.offsets > limits
+        if too_far.any():
+            place = np.unravel_index(int(np.argmax(too_far)), self.offsets.shape)
+            pattern = tiling.tiles[int(place[0])].pattern
             raise self._error(
                 f"the offset at [tile, row, sub_macro, column] = {list(map(int, place))} is {self.offsets[place]}, "
-                f"but pattern {tiling.pattern} reaches only {limit}"
+                f"but pattern {pattern} reaches only {pattern.max_offset}"
             )
         bits = tiling.config.weight_bits
         for extreme in (self.weights.min(), self.weights.max()):
@@ -123,6 +139,18 @@ class PackedLayer:
             raise self._error(f"weight_scales[{output}] must be finite and not negative, not {scale}")
         if self.activation_scale is not None and not 0 < self.activation_scale < math.inf:
             raise self._error(f"activation_scale must be finite and positive, not {self.activation_scale}")
+        if tiling.rest is not None:
+            try:
+                unpack_parts(tiling, self.weights, self.offsets)
+            except TilingError as error:
+                raise self._error(str(error)) from None
+
+    def under(self, plan: Plan) -> PackedLayer:
+        """The layer under a plan; one that is not nested is the same under each."""
+        if plan is Plan.DENSER or self.tiling.rest is None:
+            return self
+        weights, offsets = (sparser_cells(self.tiling, cells) for cells in (self.weights, self.offsets))
+        return replace(self, tiling=self.tiling.sparser, weights=weights, offsets=offsets)
 
     def _error(self, text: str) -> PackedError:
         return PackedError(f"layer {self.name!r}: {text}")
@@ -131,6 +159,8 @@ class PackedLayer:
 @dataclass(frozen=True, eq=False)
 class PackedModel:
     """The layers that run on one macro.
+
+    A nested model is read and written whole, which is its denser plan.
 
     Parameters
     ----------
@@ -151,8 +181,29 @@ class PackedModel:
     def tilings(self) -> dict[str, LayerTiling]:
         """Tilings of the layers by name, in order; of a model that `read_packed` opened, no array is read for it."""
         if isinstance(self.layers, _StoredLayers):
-            return {entry.name: entry.tiling for entry in self.layers.entries}
+            return self.layers.tilings
         return {layer.name: layer.tiling for layer in self.layers}
+
+    @property
+    def nested(self) -> bool:
+        """Whether it has two plans."""
+        return any(tiling.rest is not None for tiling in self.tilings.values())
+
+    def under(self, plan: Plan) -> PackedModel:
+        """The model under a plan, as one that has no other; the arrays are those that are stored.
+
+        Raises
+        ------
+        PackedError
+            If the model has not this plan.
+        """
+        if plan is Plan.DENSER:
+            return self
+        if not self.nested:
+            raise PackedError(f"the packed model has only one plan, so it cannot be run under a {plan.value} one")
+        if isinstance(self.layers, _StoredLayers):
+            return replace(self, layers=self.layers.under(plan))
+        return replace(self, layers=tuple(layer.under(plan) for layer in self.layers))
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -230,11 +281,16 @@ def _write_folder(folder: Path, model: PackedModel) -> None:
                 "reason": tiling.reason,
                 "tiles": len(tiling.tiles),
                 "activation_scale": layer.activation_scale,
+                "rest": tiling.rest and str(tiling.rest),
             }
         )
+    nested = any(layer["rest"] for layer in layers)
+    if not nested:
+        for entry in layers:
+            del entry["rest"]
     document = {
         "format": _FORMAT,
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": NESTED_SCHEMA_VERSION if nested else SCHEMA_VERSION,
         "sha256": "",
         "metadata": dict(model.metadata),
         "config": model.config.to_mapping(),
@@ -304,11 +360,21 @@ class _Entry:
 class _StoredLayers(Sequence[PackedLayer]):
     """Layers of a packed model on disk; each access reads one."""
 
-    def __init__(self, entries: tuple[_Entry, ...]) -> None:
-        self.entries = entries
+    def __init__(self, entries: tuple[_Entry, ...], plan: Plan = Plan.DENSER) -> None:
+        self._entries, self._plan = entries, plan
+
+    def under(self, plan: Plan) -> _StoredLayers:
+        """The same files under a plan."""
+        return _StoredLayers(self._entries, plan)
+
+    @property
+    def tilings(self) -> dict[str, LayerTiling]:
+        """Their tilings by name, in order; no file is read."""
+        sparser = self._plan is Plan.SPARSER
+        return {entry.name: entry.tiling.sparser if sparser else entry.tiling for entry in self._entries}
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self._entries)
 
     @overload
     def __getitem__(self, index: int) -> PackedLayer: ...
@@ -316,8 +382,8 @@ class _StoredLayers(Sequence[PackedLayer]):
     def __getitem__(self, index: slice) -> Sequence[PackedLayer]: ...
     def __getitem__(self, index: int | slice) -> PackedLayer | Sequence[PackedLayer]:
         if isinstance(index, slice):
-            return _StoredLayers(self.entries[index])
-        return self.entries[index].read()
+            return _StoredLayers(self._entries[index], self._plan)
+        return self._entries[index].read().under(self._plan)
 
 
 def read_packed(path: str | os.PathLike[str]) -> PackedModel:
@@ -350,10 +416,11 @@ def read_packed(path: str | os.PathLike[str]) -> PackedModel:
     # The version first: another one may have other keys.
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise PackedError(f"{manifest}: is no manifest of a packed model (its 'format' is not {_FORMAT!r})")
-    if document.get("schema_version") != SCHEMA_VERSION:
+    version = document.get("schema_version")
+    if version not in (SCHEMA_VERSION, NESTED_SCHEMA_VERSION):
         raise PackedError(
-            f"{manifest}: has schema version {document.get('schema_version')!r}, "
-            f"but this FlexCiM reads {SCHEMA_VERSION}"
+            f"{manifest}: has schema version {version!r}, "
+            f"but this FlexCiM reads {SCHEMA_VERSION} and {NESTED_SCHEMA_VERSION}"
         )
     _check_keys(str(manifest), document, _MANIFEST_KEYS)
     digest = _digest(document)
@@ -364,7 +431,7 @@ def read_packed(path: str | os.PathLike[str]) -> PackedModel:
     config = _read_config(manifest, document["config"])
     entries: list[_Entry] = []
     for index, layer in enumerate(document["layers"]):
-        entry = _read_entry(manifest, index, layer, config)
+        entry = _read_entry(manifest, index, layer, config, nested=version == NESTED_SCHEMA_VERSION)
         if any(entry.name == other.name for other in entries):
             raise PackedError(f"{manifest}: layer {entry.name!r} is there twice")
         entries.append(entry)
@@ -396,13 +463,13 @@ def _read_config(manifest: Path, values: dict[str, Any]) -> MacroConfig:
     return config
 
 
-def _read_entry(manifest: Path, index: int, values: Any, config: MacroConfig) -> _Entry:
+def _read_entry(manifest: Path, index: int, values: Any, config: MacroConfig, *, nested: bool) -> _Entry:
     where = f"{manifest}: layer {index}"
     if not isinstance(values, dict):
         raise PackedError(f"{where} must be an object, not {values!r}")
     if isinstance(values.get("name"), str):
         where = f"{manifest}: layer {values['name']!r}"
-    _check_keys(where, values, _LAYER_KEYS)
+    _check_keys(where, values, _NESTED_LAYER_KEYS if nested else _LAYER_KEYS)
     if Path(values["file"]).name != values["file"] or not values["file"].endswith(_SUFFIX):
         raise PackedError(f"{where}: 'file' must be a {_SUFFIX} file beside the manifest, not {values['file']!r}")
     try:
@@ -413,6 +480,7 @@ def _read_entry(manifest: Path, index: int, values: Any, config: MacroConfig) ->
             Pattern.parse(values["pattern"]),
             values["groups"],
             values["reason"],
+            Pattern.parse(values["rest"]) if values.get("rest") is not None else None,
         )
     except ValueError as error:
         raise PackedError(f"{where}: {error}") from None

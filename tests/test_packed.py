@@ -379,7 +379,7 @@ def test_a_manifest_of_something_else(text, folder):
     refused(folder, "is no manifest of a packed model (its 'format' is not 'flexcim packed model')")
 
 
-@pytest.mark.parametrize("version", [2, 0, "1", None])
+@pytest.mark.parametrize("version", [3, 0, "1", None])
 def test_an_unknown_schema_version(version, folder):
     edit(folder, lambda document: document.update(schema_version=version, invented=1))
     refused(folder, f"has schema version {version!r}, but this FlexCiM reads 1")
