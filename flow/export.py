@@ -21,9 +21,11 @@ from flow.journal import Journal
 from flow.result import PrunedLayer, PruneResult
 from flow.treatment import Numerics
 
-__all__ = ["ExportError", "check_replaceable", "pack", "pack_one", "plan", "report", "write_result"]
+__all__ = ["FORMAT", "ExportError", "check_replaceable", "pack", "pack_one", "plan", "report", "write_result"]
 
-_FORMAT = "flexcim pruned model"
+FORMAT = "flexcim pruned model"
+"""What a report says that it belongs to."""
+
 _SCHEMA_VERSION = 1
 _EVALUATED = ("dense", "dense_quantized", "pruned", "quantized")
 _CONTENT = ("checkpoint", "packed", "plan.toml", "report.json")
@@ -109,7 +111,7 @@ def report(result: PruneResult) -> dict[str, Any]:
     """Everything about the run that can be counted, as JSON's plain values."""
     evaluations = result.evaluations
     return {
-        "format": _FORMAT,
+        "format": FORMAT,
         "schema_version": _SCHEMA_VERSION,
         "model": result.checkpoint.name,
         "target": result.target,
@@ -199,7 +201,7 @@ def _is_ours(folder: Path) -> bool:
         document = json.loads((folder / "report.json").read_bytes())
     except (OSError, ValueError):
         return False
-    return isinstance(document, dict) and document.get("format") == _FORMAT
+    return isinstance(document, dict) and document.get("format") == FORMAT
 
 
 def write_result(folder: str | os.PathLike[str], result: PruneResult, journal: Journal | None = None) -> None:

@@ -62,6 +62,7 @@ SUBCOMMANDS: Mapping[str, Subcommand] = MappingProxyType(
         "verify": Subcommand("sim.cli", "verify", "Check generated Verilog against the golden model."),
         "prune": Subcommand("flow.cli.prune", "prune", "Prune a model, with a pattern for each layer, and pack it."),
         "compare": Subcommand("flow.cli.compare", "compare", "Prune a model in several ways, and measure each."),
+        "nest": Subcommand("flow.cli.nest", "nest", "Give a pruned model a denser plan that shares its weights."),
         "compile": Subcommand("flexcim.compiler.cli", "compile_packed", "Compile a packed model for an accelerator."),
         "cycles": Subcommand("flexcim.compiler.cli", "cycles", "Tell what each layer costs, and what bounds it."),
         "generate-text": Subcommand("sim.runtime.cli", "generate_text", "Let a pruned model write on an accelerator."),

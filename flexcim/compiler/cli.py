@@ -18,6 +18,7 @@ from flexcim.accelerator_config import ACCELERATOR_PRESETS, AcceleratorConfig, a
 from flexcim.config import PRESETS
 from flexcim.errors import FlexCiMError
 from flexcim.files import write_bytes, write_text
+from flexcim.plans import Plan
 
 if TYPE_CHECKING:
     from flexcim.compiler.report import CyclesReport, PhaseCost
@@ -47,6 +48,7 @@ def compile_packed(
     config: Config = None,
     preset_name: Preset = "accelerator",
     vectors: Annotated[int, typer.Option(min=1, help="Vectors of a pass: 1 for decode, the tokens of a prefill.")] = 1,
+    plan: Annotated[Plan, typer.Option(help="Of a nested model, the plan to compile.")] = Plan.DENSER,
 ) -> None:
     """Compile a packed model: programs, weight images, and a JSON of the schedule.
 
@@ -60,7 +62,7 @@ def compile_packed(
     from flexcim.packed import read_packed
 
     accelerator = _accelerator(config, preset_name)
-    model = read_packed(packed)
+    model = read_packed(packed).under(plan)
     shapes = layer_shapes(model, accelerator)
     with _progress(len(shapes)) as done:
         layers = compile_model(accelerator, shapes, vectors, done)
@@ -91,6 +93,10 @@ def cycles(
     config: Config = None,
     preset_name: Preset = "accelerator",
     vectors: Annotated[int, typer.Option(min=1, help="Vectors of the prefill; decode has 1.")] = 64,
+    plan: Annotated[Plan, typer.Option(help="Of a nested model, the plan of the prefill.")] = Plan.DENSER,
+    decode_plan: Annotated[
+        Plan | None, typer.Option(help="The plan of decode. \\[default: that of the prefill]")
+    ] = None,
     as_json: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a figure to this PNG file.")] = None,
 ) -> None:
@@ -100,7 +106,8 @@ def cycles(
     (compute), the weight stream, the activation stream or the result stream. The same layers are compiled for each
     preset's macro within the same buses, too; a pattern that its menu lacks runs as a dense one there. The paper's
     storage is an analytical figure, in which latency costs nothing. Bytes / int8 is what streams over the weight bus,
-    offsets included, against the dense int8 matrix.
+    offsets included, against the dense int8 matrix. A nested model (`flexcim nest`) may have one plan in prefill and
+    the other in decode.
 
     Example: `flexcim cycles build/packed --preset accelerator-4 --json cycles.json --plot cycles.png`
     """
@@ -110,12 +117,15 @@ def cycles(
 
     accelerator = _accelerator(config, preset_name)
     model = read_packed(packed)
-    shapes = layer_shapes(model, accelerator)
-    originals = [
-        LayerShape(name, tiling.outputs, tiling.inputs, *tiling.patterns) for name, tiling in model.tilings.items()
-    ]
+
+    def shapes(chosen: Plan) -> tuple[list[LayerShape], list[LayerShape]]:
+        """The layers as the accelerator can run them, and as they are."""
+        under = model.under(chosen)
+        originals = [LayerShape(name, one.outputs, one.inputs, *one.patterns) for name, one in under.tilings.items()]
+        return layer_shapes(under, accelerator), originals
+
     with _progress(len(phase_vectors(vectors)) * (1 + len(PRESETS))) as done:
-        report = measure_model(accelerator, shapes, originals, vectors, done)
+        report = measure_model(accelerator, *shapes(plan), vectors, done, decode=shapes(decode_plan or plan))
     console = _console()
     for phase in report.phases:
         console.print(_layer_table(phase))

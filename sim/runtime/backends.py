@@ -18,7 +18,15 @@ from flexcim.tiling import unpack_layer
 from sim.golden.accelerator import GoldenAccelerator, WordStream
 from sim.runtime.driver import SimulatedAccelerator
 
-__all__ = ["Backend", "BackendError", "CheckedBackend", "GoldenBackend", "TorchBackend", "VerilatorBackend"]
+__all__ = [
+    "Backend",
+    "BackendError",
+    "CheckedBackend",
+    "GoldenBackend",
+    "PhasedBackend",
+    "TorchBackend",
+    "VerilatorBackend",
+]
 
 
 class BackendError(FlexCiMError):
@@ -82,7 +90,9 @@ class _ProgramBackend(Backend):
 
     def multiply(self, name: str, activations: NDArray[np.int8]) -> NDArray[np.int32]:
         shape = self._shapes[name]
-        layer = compile_layer(self.config, shape.outputs, shape.inputs, shape.pattern, len(activations))
+        layer = compile_layer(
+            self.config, shape.outputs, shape.inputs, shape.pattern, len(activations), rest=shape.rest
+        )
         return layer.outputs(self._execute(layer, self._weights(name, layer), layer.activation_image(activations)))
 
     def _weights(self, name: str, layer: CompiledLayer) -> NDArray[np.uint8]:
@@ -203,3 +213,25 @@ class CheckedBackend(Backend):
         self.sums += found.size
         self.macs += found.size * activations.shape[1]
         return found
+
+
+class PhasedBackend(Backend):
+    """Two backends, one for the prefill and one for decode, such as those of the two plans of a nested model.
+
+    Parameters
+    ----------
+    prefill, decode : Backend
+        Both have the same layers.
+
+    Attributes
+    ----------
+    decoding : bool
+        Whether it is decode's turn; to be set when the first token is there.
+    """
+
+    def __init__(self, prefill: Backend, decode: Backend) -> None:
+        self._prefill, self._decode = prefill, decode
+        self.decoding = False
+
+    def multiply(self, name: str, activations: NDArray[np.int8]) -> NDArray[np.int32]:
+        return (self._decode if self.decoding else self._prefill).multiply(name, activations)

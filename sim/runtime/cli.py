@@ -13,6 +13,7 @@ import typer
 
 from flexcim.accelerator_config import ACCELERATOR_PRESETS, AcceleratorConfig, accelerator_preset
 from flexcim.config import PRESETS
+from flexcim.plans import Plan
 
 if TYPE_CHECKING:
     from sim.runtime.driver import SimulatedAccelerator
@@ -42,37 +43,54 @@ def generate_text(
     preset_name: Annotated[
         str, typer.Option("--preset", help=f"Without --config: one of {', '.join((*ACCELERATOR_PRESETS, *PRESETS))}.")
     ] = "accelerator",
+    plan: Annotated[Plan, typer.Option(help="Of a nested model, the plan of the prefill.")] = Plan.DENSER,
+    decode_plan: Annotated[
+        Plan | None, typer.Option(help="The plan of decode. \\[default: that of the prefill]")
+    ] = None,
 ) -> None:
     """Let a pruned language model go on from a prompt, its block linear layers on an accelerator.
 
     The text goes to the standard output, and is the same from each backend: the products are integers. With golden and
     verilator each of them is compared with PyTorch's product of the decoded image, and with verilator the cycles of
-    each layer with the cycle model. Tokens are the most likely ones; nothing is drawn at random.
+    each layer with the cycle model. Tokens are the most likely ones; nothing is drawn at random. A nested model
+    (`flexcim nest`) may read the prompt under one plan and write under the other.
 
     Example: `flexcim generate-text --model build/pruned --prompt "In the beginning" --backend verilator`
     """
     accelerator = AcceleratorConfig.from_toml(config) if config else accelerator_preset(preset_name)
     # torch and transformers take seconds to import; --help and mistyped options need neither.
-    from sim.runtime.backends import Backend, CheckedBackend, GoldenBackend, TorchBackend, VerilatorBackend
+    from sim.runtime.backends import (
+        Backend,
+        CheckedBackend,
+        GoldenBackend,
+        PhasedBackend,
+        TorchBackend,
+        VerilatorBackend,
+    )
     from sim.runtime.model import load_pruned
 
     pruned = load_pruned(model)
-    reference = TorchBackend(pruned.packed)
+    plans = (plan, decode_plan or plan)
+    packed = {one: pruned.packed.under(one) for one in plans}
     with contextlib.ExitStack() as stack:
-        chosen: Backend = reference
+        chosen: dict[Plan, Backend] = {one: TorchBackend(packed[one]) for one in packed}
+        reference = PhasedBackend(*(chosen[one] for one in plans))
         rtl: SimulatedAccelerator | None = None
         if backend is BackendName.golden:
-            chosen = GoldenBackend(pruned.packed, accelerator)
+            chosen = {one: GoldenBackend(packed[one], accelerator) for one in packed}
         elif backend is BackendName.verilator:
             rtl = stack.enter_context(_simulated(accelerator))
-            chosen = VerilatorBackend(pruned.packed, rtl)
-        checked = CheckedBackend(chosen, reference) if chosen is not reference else None
-        pruned.run_on(checked or chosen)
+            chosen = {one: VerilatorBackend(packed[one], rtl) for one in packed}
+        phased = PhasedBackend(*(chosen[one] for one in plans))
+        checked = None if backend is BackendName.torch else CheckedBackend(phased, reference)
+        pruned.run_on(checked or phased)
         begun, count = time.perf_counter(), 0
 
         def shown(token: int) -> None:
             nonlocal count
             count += 1
+            # The first token is what the prefill ends with.
+            reference.decoding = phased.decoding = True
             if sys.stderr.isatty():
                 print(f"\rtoken {count} of {tokens}, {time.perf_counter() - begun:.0f} s ", end="", file=sys.stderr)
 

@@ -1,0 +1,115 @@
+"""``flexcim nest``: a pruned model gets a denser plan that shares its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from flexcim.pattern import Pattern
+from flexcim.plans import Plan
+from flow.cli.inputs import CALIBRATION_TEXT, OptionError, chosen_text, shown_progress
+from flow.options import DEFAULT_LENGTH, DEFAULT_SAMPLES
+
+if TYPE_CHECKING:
+    from flow.nested_model import NestedResult
+
+__all__ = ["nest"]
+
+
+def nest(
+    model: Annotated[Path, typer.Argument(help="Local folder of the dense checkpoint.")],
+    sparser: Annotated[Path, typer.Argument(help="Folder that `flexcim prune` wrote for it: the sparser plan.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; an earlier result is replaced.")],
+    rest: Annotated[
+        str | None,
+        typer.Option(
+            help="Pattern of the weights that the denser plan adds in each layer, from the menu. "
+            "\\[default: each layer's own, which doubles its weights; none where more than half are kept]"
+        ),
+    ] = None,
+    share: Annotated[
+        float,
+        typer.Option(
+            help="What the denser plan's error counts, 0 to 1. With 0 the sparser plan stays as it was pruned; with 1 "
+            "it gets what is best for the denser one."
+        ),
+    ] = 0.0,
+    calibration: Annotated[
+        Path | None, typer.Option(help="UTF-8 text to calibrate on. \\[default: the repository's]")
+    ] = None,
+    evaluate: Annotated[Path | None, typer.Option(help="UTF-8 text to measure bits per byte on.")] = None,
+    samples: Annotated[int, typer.Option(help="Calibration samples.")] = DEFAULT_SAMPLES,
+    length: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens of a sample and of an evaluation window. "
+            f"\\[default: {DEFAULT_LENGTH}, or the model's context]"
+        ),
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option(help="Tokens from one evaluation window to the next. \\[default: the length]")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the calibration samples' places in the text.")] = 0,
+) -> None:
+    """Give a pruned model a denser plan that shares its weights, and pack both as one.
+
+    The sparser plan is the pruned model. The denser one adds weights that it dropped, chosen and solved for by least
+    squares on calibration text. Nothing is stored twice, and `flexcim compile`, `cycles` and `generate-text` run
+    either plan, or one in prefill and the other in decode.
+
+    Writes checkpoint/ (the denser plan, loads in plain transformers), packed/ (both plans) and report.json. One block
+    of each model is in memory at a time; after a kill, the same command goes on from OUTPUT.partial.
+
+    Example: `flexcim nest models/llama-kjv build/llama-75 -o build/llama-nested`
+    """
+    # torch and transformers take seconds to import; --help and mistyped options need neither.
+    from flow.nested_export import nest_to
+
+    with shown_progress() as progress:
+        result = nest_to(
+            output,
+            model,
+            sparser,
+            rest=None if rest is None else _pattern(rest),
+            share=share,
+            calibration_text=chosen_text(calibration, CALIBRATION_TEXT, "--calibration"),
+            evaluation_text=evaluate,
+            samples=samples,
+            length=length,
+            stride=stride,
+            seed=seed,
+            progress=progress,
+        )
+    _show(result)
+    print(f"written: {output}")
+
+
+def _pattern(text: str) -> Pattern:
+    try:
+        return Pattern.parse(text)
+    except ValueError as error:
+        raise OptionError(f"--rest: {error}") from None
+
+
+def _show(result: NestedResult) -> None:
+    """Print both plans of each layer, and what was measured."""
+    print(f"seed {result.seed}: {len(result.samples)} calibration samples of {result.samples.shape[1]} tokens")
+    right = ("denser", "sparser", "tiles")
+    table = Table(Column("layer", overflow="fold"), "patterns", *(Column(f"{name}", justify="right") for name in right))
+    for layer in result.layers:
+        size = layer.tiling.outputs * layer.tiling.inputs
+        table.add_row(
+            layer.name,
+            layer.tiling.pattern_names,
+            *(f"{zeros / size:.2%}" for zeros in result.zeros[layer.name]),
+            str(len(layer.tiling.tiles)),
+        )
+    Console().print(table)
+    for plan in Plan:
+        print(f"{plan.value} plan: {result.sparsity(plan):.2%} of the weights are zero")
+    for name, evaluation in result.evaluations.items():
+        print(f"bits per byte, {name.replace('_', ', ')}: {evaluation.bits_per_byte:.4f}")
