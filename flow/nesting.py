@@ -79,7 +79,8 @@ def nest(
     The rest's places are those that SparseGPT's sweep keeps of what the base leaves of the dense weights. Then
 
     - with a share of 0 the base stays as it is, and the rest minimises the denser plan's error: for each output,
-      ``H_RR r = [H (w - b)]_R``;
+      ``H_RR r = [H (w - b)]_R``. If all that the base leaves fits the rest's pattern, it is the rest: so a model that
+      is pruned already keeps its weights when it gets a subset of them as its sparser plan;
     - with a share above 0 both minimise ``(1 - share) * sparser error + share * denser error``, by conjugate gradients.
       A share of 1 is the best denser plan whose mask holds the base's; the sparser plan then gets what is left.
 
@@ -108,6 +109,8 @@ def nest(
     base = base.to(denser.matrix)
     left = weight.to(denser.matrix) - base
     taken = base != 0
+    if share == 0 and _fits(left, taken, pattern):
+        return Nested(base, left)
     # The sweep begins where the base's places make up for nothing any more.
     full, _ = conjugate_gradients(left, denser, ~taken, torch.zeros_like(left))
     (swept,), (mask,) = obs_sweep(full, denser, [pattern], taken=taken)
@@ -121,6 +124,12 @@ def nest(
         terms.append(Term(sparser, taken, 1 - share))
     solved, residual = minimized(weight, terms, base + swept)
     return Nested(solved * taken, solved * mask, residual)
+
+
+def _fits(left: Tensor, taken: Tensor, pattern: Pattern) -> bool:
+    """Whether a rest can be all that the base leaves."""
+    mask = free_mask(magnitude_scores(left), taken, pattern)
+    return not (left != 0).logical_and(~mask).any()
 
 
 def nest_by_magnitude(weight: Tensor, base: Tensor, pattern: Pattern) -> Nested:

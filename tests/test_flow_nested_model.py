@@ -129,6 +129,23 @@ def test_a_share_changes_the_sparser_plans_weights_and_not_their_places(pruned, 
     assert changed
 
 
+def test_a_subset_of_a_pruned_model_leaves_that_as_it_is(text, tmp_path):
+    """The other way round: a model is pruned, and a part of its weights becomes the sparser plan."""
+    menu = MacroConfig.from_mapping({"patterns": ["2:8", "4:8"]})
+    options = {"method": Method.UNIFORM, "calibration_text": text, "samples": 2, "length": 32, "config": menu}
+    model = save_tiny(tmp_path / "model", tiny_llama(), torch.float16)
+    prune_to(tmp_path / "half", model, sparsity=0.4, score=Score.OBS, update=Update.LSQ, **options)
+    half = tmp_path / "half" / "checkpoint"
+    prune_to(tmp_path / "quarter", half, sparsity=0.74, score=Score.WANDA, update=Update.NONE, **options)
+    nest_to(tmp_path / "out", half, tmp_path / "quarter", calibration_text=text, samples=2, length=32)
+    for name, weight in layers_of(half).items():
+        assert torch.equal(layers_of(tmp_path / "out" / "checkpoint")[name], weight)
+    packed = [read_packed(tmp_path / name / "packed").layers for name in ("out", "half")]
+    for one, other in zip(*packed, strict=True):
+        matrices = [unpack_layer(layer.tiling, layer.weights, layer.offsets) for layer in (one, other)]
+        np.testing.assert_array_equal(*matrices)
+
+
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(pruned, text, tmp_path, monkeypatch):
     whole = nested(pruned, text, tmp_path / "whole", share=0.5)
     calls = []

@@ -117,6 +117,16 @@ def test_a_larger_share_is_better_for_the_denser_plan_and_worse_for_the_sparser_
     assert sparser == sorted(sparser)
 
 
+def test_what_fits_the_rests_pattern_stays_as_it_is():
+    weight, seen, _, _ = trained(Pattern(2, 8))
+    pruned = weight * nm_mask(weight.abs(), Pattern(4, 8))
+    base = pruned * nm_mask(pruned.abs(), Pattern(2, 8))
+    nested = nest(pruned, base, Pattern(2, 8), damped(moments(seen)))
+    assert torch.equal(nested.denser, pruned)
+    assert torch.equal(nested.base, base)
+    assert nested.residual is None
+
+
 def test_one_term_is_the_least_squares_of_its_mask():
     weight, seen = data(5, 24, 80)
     curvature, mask = damped(moments(seen)), nm_mask(weight.abs(), Pattern(2, 4))

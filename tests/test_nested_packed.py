@@ -37,7 +37,7 @@ def nested_model(config=CONFIG, patterns=("2:8 2:8", "2:8 4:8", "4:8"), shape=(9
     layers, denser, sparser = [], {}, {}
     for name, text in zip("abcdefgh", patterns, strict=False):
         parts = tuple(map(Pattern.parse, text.split()))
-        matrices = random_parts(rng, *shape, parts)
+        matrices = random_parts(rng, *shape, parts, config.weight_bits)
         tiling = tile_layer(config, *shape, parts[0], rest=parts[1] if len(parts) > 1 else None)
         weights, offsets = pack_layer(tiling, *matrices)
         layers.append(
