@@ -179,7 +179,7 @@ def test_an_unknown_subcommand_is_refused_with_a_suggestion(read):
     assert main(["pruen", "--help"]) == 2
     assert read() == ["", "flexcim: unknown subcommand 'pruen'; did you mean 'prune'?\n"]
     assert main(["zzz"]) == 2
-    known = "generate, verify, prune, compare, compile, cycles, generate-text, demo, presets"
+    known = "generate, verify, prune, compare, nest, compile, cycles, generate-text, demo, presets"
     assert read() == ["", f"flexcim: unknown subcommand 'zzz'; known are {known}\n"]
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+import flow.nesting
 from flexcim.cli import main
 from flexcim.config import MacroConfig
 from flexcim.packed import read_packed
@@ -142,8 +143,8 @@ def test_a_subset_of_a_pruned_model_leaves_that_as_it_is(text, tmp_path):
         assert torch.equal(layers_of(tmp_path / "out" / "checkpoint")[name], weight)
     packed = [read_packed(tmp_path / name / "packed").layers for name in ("out", "half")]
     for one, other in zip(*packed, strict=True):
-        matrices = [unpack_layer(layer.tiling, layer.weights, layer.offsets) for layer in (one, other)]
-        np.testing.assert_array_equal(*matrices)
+        first, second = (unpack_layer(layer.tiling, layer.weights, layer.offsets) for layer in (one, other))
+        np.testing.assert_array_equal(first, second)
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(pruned, text, tmp_path, monkeypatch):
@@ -156,7 +157,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(pruned, text, tmp_path, m
             raise KeyboardInterrupt
         return kept(*arguments, **options)
 
-    kept = nested_model.nest
+    kept = flow.nesting.nest
     monkeypatch.setattr(nested_model, "nest", killed)
     with pytest.raises(KeyboardInterrupt):
         nested(pruned, text, tmp_path / "out", share=0.5)

@@ -6,11 +6,13 @@ import json
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from flexcim.accelerator_config import AcceleratorConfig
 from flexcim.cli import main
 from flexcim.compiler.layer import compile_layer
-from flexcim.compiler.model import CompileError, compile_model, layer_cells, layer_shapes
+from flexcim.compiler.mapping import CompileError
+from flexcim.compiler.model import compile_model, layer_cells, layer_shapes
 from flexcim.config import MacroConfig
 from flexcim.packed import PackedLayer, PackedModel, write_packed
 from flexcim.pattern import Pattern
@@ -90,7 +92,7 @@ def test_twice_two_of_eight_costs_what_four_of_eight_costs():
 def test_a_tiles_image_begins_with_that_of_the_sparser_plan():
     """So that a host need not keep the sparser plan's images besides: it sends as many words of each."""
     model, _ = nested_model(SMALL.macro, ["2:4 2:4"], (9, 29))
-    images = {}
+    images: dict[Plan, dict[tuple[int, int], NDArray[np.uint8]]] = {}
     for plan in Plan:
         under = model.under(plan)
         (shape,), (packed,) = layer_shapes(under, SMALL), under.layers
@@ -223,7 +225,8 @@ def test_compile_and_cycles_take_a_plan(tmp_path, capsys):
 
 def activation_words(layer, activations):
     """The run images of a layer, from the entries of the JSON, where base and rest may lie in one."""
-    macro, images = SMALL.macro, []
+    macro = SMALL.macro
+    images: list[NDArray[np.uint8]] = []
     for one in layer["activations"]:
         # The pattern of 2:4 + 1:1 changes with the tile: 2:4 covers all inputs first.
         base_tiles = -(-37 // (macro.rows * window_of(layer, "2:4")))

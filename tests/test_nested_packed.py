@@ -33,19 +33,19 @@ CONFIG = MacroConfig.from_mapping({"rows": 4, "columns": 4, "patterns": ["1:1", 
 
 def nested_model(config=CONFIG, patterns=("2:8 2:8", "2:8 4:8", "4:8"), shape=(9, 70)):
     """A model of layers with these parts, and the matrices of both plans by the layer's name."""
-    rng = np.random.default_rng(51)
+    rng, (outputs, inputs) = np.random.default_rng(51), shape
     layers, denser, sparser = [], {}, {}
     for name, text in zip("abcdefgh", patterns, strict=False):
         parts = tuple(map(Pattern.parse, text.split()))
-        matrices = random_parts(rng, *shape, parts, config.weight_bits)
-        tiling = tile_layer(config, *shape, parts[0], rest=parts[1] if len(parts) > 1 else None)
+        matrices = random_parts(rng, outputs, inputs, parts, config.weight_bits)
+        tiling = tile_layer(config, outputs, inputs, parts[0], rest=parts[1] if len(parts) > 1 else None)
         weights, offsets = pack_layer(tiling, *matrices)
         layers.append(
             PackedLayer(
                 name=name,
                 tiling=tiling,
                 activation_scale=None,
-                weight_scales=np.ones(shape[0], np.float32),
+                weight_scales=np.ones(outputs, np.float32),
                 weights=weights,
                 offsets=offsets,
             )

@@ -61,12 +61,14 @@ def test_both_plans_are_the_integer_product(patterns):
                 np.testing.assert_array_equal(found, wanted)
             np.testing.assert_array_equal(unpack_layer(tiling, *cells), base + rest)
             activations = rng.integers(-128, 128, (9, inputs)).astype(np.int8)
-            for plan, arrays, matrix in (
+            weights, offsets = (sparser_cells(tiling, one) for one in cells)
+            for plan, (of_weights, of_offsets), matrix in (
                 (tiling, cells, base + rest),
-                (tiling.sparser, [sparser_cells(tiling, one) for one in cells], base),
+                (tiling.sparser, (weights, offsets), base),
             ):
                 product = activations.astype(int) @ matrix.T.astype(int)
-                np.testing.assert_array_equal(layer_outputs(plan, *arrays, activations), product)
+                found = layer_outputs(plan, of_weights, of_offsets, activations)
+                np.testing.assert_array_equal(found, product)
 
 
 @for_each_nesting

@@ -61,6 +61,9 @@ def nest(
     squares on calibration text. Nothing is stored twice, and `flexcim compile`, `cycles` and `generate-text` run
     either plan, or one in prefill and the other in decode.
 
+    The other way round, to keep a pruned model as the denser plan: give its checkpoint as MODEL, and as SPARSER what
+    `flexcim prune --score wanda --update none` makes of that; then the sparser plan is a subset of its weights.
+
     Writes checkpoint/ (the denser plan, loads in plain transformers), packed/ (both plans) and report.json. One block
     of each model is in memory at a time; after a kill, the same command goes on from OUTPUT.partial.
 
