@@ -205,3 +205,17 @@ def test_an_output_that_is_zero_is_solved_at_once():
     found, residual = conjugate_gradients(weight, damped(moments(seen)), mask, weight, tolerance=1e-12)
     assert not found[1].any()
     assert residual < 1e-11
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_a_sweep_keeps_nothing_that_is_taken(pattern):
+    """As if those columns of a row did not belong to its groups."""
+    weight, seen = data(6, 29, 80)
+    taken = nm_mask(weight.abs(), Pattern(2, 8))
+    swept, kept = obs_sweep(weight, damped(moments(seen)), [pattern], taken=taken)
+    assert not (kept[0] & taken).any()
+    assert not swept[0][~kept[0]].any()
+    for start in range(0, 29, pattern.m):
+        free = (~taken[:, start : start + pattern.m]).sum(dim=1)
+        counts = kept[0, :, start : start + pattern.m].sum(dim=1)
+        assert torch.equal(counts, free.clamp(max=pattern.n))

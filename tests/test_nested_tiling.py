@@ -67,8 +67,8 @@ def test_both_plans_are_the_integer_product(patterns):
                 (tiling.sparser, (weights, offsets), base),
             ):
                 product = activations.astype(int) @ matrix.T.astype(int)
-                found = layer_outputs(plan, of_weights, of_offsets, activations)
-                np.testing.assert_array_equal(found, product)
+                sums = layer_outputs(plan, of_weights, of_offsets, activations)
+                np.testing.assert_array_equal(sums, product)
 
 
 @for_each_nesting
