@@ -22,7 +22,7 @@ from flexcim.errors import FlexCiMError
 from flexcim.files import new_folder
 from flexcim.pattern import Pattern
 from flexcim.plans import Plan
-from flexcim.tiling import LayerTiling, TilingError, sparser_cells, unpack_parts
+from flexcim.tiling import LayerTiling, sparser_cells, unpack_parts
 
 __all__ = [
     "MANIFEST",
@@ -142,7 +142,7 @@ class PackedLayer:
         if tiling.rest is not None:
             try:
                 unpack_parts(tiling, self.weights, self.offsets)
-            except TilingError as error:
+            except FlexCiMError as error:
                 raise self._error(str(error)) from None
 
     def under(self, plan: Plan) -> PackedLayer:

@@ -164,9 +164,10 @@ class Experiment:
 
     def agreement(self, one: Products, other: Products) -> NDArray[np.float64]:
         """Share of each window's second half where the most likely tokens of two plans are the same."""
-        pairs = zip(self.logits(one, one), self.logits(one, other), strict=True)
-        parts = [(a.argmax(-1) == b.argmax(-1)).double().mean(dim=1) for (a, _), (b, _) in pairs]
-        found: NDArray[np.float64] = torch.cat(parts).numpy()
+        likely = [
+            torch.cat([logits.argmax(dim=-1) for logits, _ in self.logits(one, decode)]) for decode in (one, other)
+        ]
+        found: NDArray[np.float64] = (likely[0] == likely[1]).double().mean(dim=1).numpy()
         return found
 
 
