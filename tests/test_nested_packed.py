@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,6 +97,8 @@ def test_the_manifest_of_a_nested_model(folder):
         ("2:8", "4:8"),
         ("4:8", None),
     ]
+    contract = (Path(__file__).parent.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert "A nested model has schema\n    version 2, all others 1; its layers have the key `rest` besides" in contract
     again = folder.parent / "again"
     write_packed(again, read_packed(folder))
     assert [path.read_bytes() for path in sorted(again.iterdir())] == [
