@@ -21,11 +21,9 @@ from flow.journal import Journal
 from flow.result import PrunedLayer, PruneResult
 from flow.treatment import Numerics
 
-__all__ = ["FORMAT", "ExportError", "check_replaceable", "pack", "pack_one", "plan", "report", "write_result"]
+__all__ = ["ExportError", "check_replaceable", "pack", "pack_one", "plan", "report", "write_result"]
 
-FORMAT = "flexcim pruned model"
-"""What a report says that it belongs to."""
-
+_FORMAT = "flexcim pruned model"
 _SCHEMA_VERSION = 1
 _EVALUATED = ("dense", "dense_quantized", "pruned", "quantized")
 _CONTENT = ("checkpoint", "packed", "plan.toml", "report.json")
@@ -111,7 +109,7 @@ def report(result: PruneResult) -> dict[str, Any]:
     """Everything about the run that can be counted, as JSON's plain values."""
     evaluations = result.evaluations
     return {
-        "format": FORMAT,
+        "format": _FORMAT,
         "schema_version": _SCHEMA_VERSION,
         "model": result.checkpoint.name,
         "target": result.target,
@@ -201,7 +199,7 @@ def _is_ours(folder: Path) -> bool:
         document = json.loads((folder / "report.json").read_bytes())
     except (OSError, ValueError):
         return False
-    return isinstance(document, dict) and document.get("format") == FORMAT
+    return isinstance(document, dict) and document.get("format") == _FORMAT
 
 
 def write_result(folder: str | os.PathLike[str], result: PruneResult, journal: Journal | None = None) -> None:

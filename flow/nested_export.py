@@ -19,13 +19,16 @@ from flexcim.pattern import Pattern
 from flexcim.plans import Plan
 from flexcim.tiling import pack_layer
 from flow.evaluation import Evaluation
-from flow.export import FORMAT, ExportError, check_replaceable
+from flow.export import ExportError, check_replaceable
 from flow.journal import Journal, file_facts, folder_facts
 from flow.nested_model import NestedLayer, NestedResult, Progress, nest_model
 from flow.nesting import quantize_nested
 from flow.options import DEFAULT_SAMPLES
 
 __all__ = ["nest_to", "nested_report", "pack_nested"]
+
+_FORMAT = "flexcim pruned model"
+"""That of `flow.export`: a result of either kind may replace one of the other."""
 
 _SCHEMA_VERSION = 1
 
@@ -166,7 +169,7 @@ class _PackedLayers(Sequence[PackedLayer]):
 def nested_report(result: NestedResult) -> dict[str, Any]:
     """Everything about the run that can be counted, as JSON's plain values."""
     return {
-        "format": FORMAT,
+        "format": _FORMAT,
         "schema_version": _SCHEMA_VERSION,
         "model": result.checkpoint.name,
         "base": dict(result.sparser.metadata),

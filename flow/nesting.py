@@ -16,7 +16,7 @@ from flexcim.pattern import Pattern
 from flow.masks import nm_mask
 from flow.quantization import quantize_weights
 from flow.scores import magnitude_scores
-from flow.updates import Curvature, Term, conjugate_gradients, minimized, obs_sweep
+from flow.updates import Curvature, conjugate_gradients, obs_sweep
 
 __all__ = ["Nested", "free_mask", "nest", "nest_by_magnitude", "quantize_nested"]
 
@@ -117,13 +117,28 @@ def nest(
     if share == 0:
         rest, residual = conjugate_gradients(left, denser, mask, swept)
         return Nested(base, rest, residual)
-    terms = [Term(denser, mask | taken, share)]
-    if share < 1:
-        if sparser is None:
+    if sparser is None:
+        if share < 1:
             raise ValueError(f"a share of {share} needs the second moments of the sparser plan")
-        terms.append(Term(sparser, taken, 1 - share))
-    solved, residual = minimized(weight, terms, base + swept)
-    return Nested(solved * taken, solved * mask, residual)
+        sparser = denser
+    both = _both_errors(denser, sparser, share)
+    zeros = torch.zeros_like(left)
+    solved, residual = conjugate_gradients(
+        torch.cat([zeros, weight.to(left)], dim=1),
+        both,
+        torch.cat([mask, taken], dim=1),
+        torch.cat([swept, base], dim=1),
+    )
+    rest, base = solved.chunk(2, dim=1)
+    return Nested(base, rest, residual)
+
+
+def _both_errors(denser: Curvature, sparser: Curvature, share: float) -> Curvature:
+    """The second moments under which the error of (0, w) against (r, b) is that of both plans,
+    ``share * (w - b - r) H_d (w - b - r)^T + (1 - share) * (w - b) H_s (w - b)^T``."""
+    H_d, H_s = share * denser.matrix, (1 - share) * sparser.matrix
+    matrix = torch.cat([torch.cat([H_d, H_d], dim=1), torch.cat([H_d, H_d + H_s], dim=1)])
+    return Curvature(matrix, max(denser.damping, sparser.damping))
 
 
 def _fits(left: Tensor, taken: Tensor, pattern: Pattern) -> bool:

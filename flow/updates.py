@@ -18,12 +18,10 @@ __all__ = [
     "DAMPING",
     "DIRECT_KEPT",
     "Curvature",
-    "Term",
     "UpdateError",
     "conjugate_gradients",
     "damped",
     "least_squares",
-    "minimized",
     "obs_sweep",
     "row_errors",
 ]
@@ -210,58 +208,12 @@ def conjugate_gradients(
     residual : float
         Largest relative residual of an output, computed anew at the end.
     """
-    return minimized(weight, [Term(curvature, mask)], start, tolerance=tolerance, steps=steps)
-
-
-@dataclass(frozen=True, eq=False)
-class Term:
-    """An output error that counts: that of the weights which a mask leaves, the others being zero.
-
-    Parameters
-    ----------
-    curvature : Curvature
-        Damped second moments of the inputs that these weights see.
-    mask : Tensor
-        Which weights take part, [outputs, inputs], bool.
-    share : float
-        What the error counts, positive.
-    """
-
-    curvature: Curvature
-    mask: Tensor
-    share: float = 1.0
-
-
-def minimized(
-    weight: Tensor, terms: Sequence[Term], start: Tensor, *, tolerance: float = _TOLERANCE, steps: int = _STEPS
-) -> tuple[Tensor, float]:
-    """The weights x that minimise a sum of output errors, ``sum_t share_t (w - M_t x) H_t (w - M_t x)^T`` for each
-    output, by conjugate gradients as in `conjugate_gradients`.
-
-    Parameters
-    ----------
-    weight : Tensor
-        Dense weights, [outputs, inputs].
-    terms : sequence of Term
-        The errors; weights that take part in none of them are zero.
-    start : Tensor
-        Weights to begin with, [outputs, inputs].
-    tolerance, steps
-        As in `conjugate_gradients`.
-
-    Returns
-    -------
-    weights, residual
-        As `conjugate_gradients` gives them.
-    """
-    dtype = terms[0].curvature.matrix.dtype
-    solved = torch.empty_like(weight, dtype=dtype)
+    H = curvature.matrix
+    solved = torch.empty_like(weight, dtype=H.dtype)
     largest = 0.0
     for rows in torch.arange(len(weight), device=weight.device).split(max(1, _CHUNK // weight.shape[1])):
-        system = _Normal(
-            weight[rows].to(dtype), [(term.share, term.curvature.matrix, term.mask[rows]) for term in terms]
-        )
-        begun = start[rows].to(dtype) * system.kept
+        system = _Normal(H, weight[rows].to(H) @ H * mask[rows], mask[rows])
+        begun = start[rows].to(H) * mask[rows]
         ended = system.descended(begun, tolerance, steps)
         better = system.excess(ended) <= system.excess(begun)  # false where it is not a number
         solved[rows] = torch.where(better[:, None], ended, begun)
@@ -269,41 +221,36 @@ def minimized(
     return solved, largest
 
 
+@dataclass(frozen=True, eq=False)
 class _Normal:
-    """The normal equations of some outputs: for each, sum_t share_t M_t H_t M_t x = b, x being zero outside the M."""
+    """The normal equations of some outputs: for each, H_KK x_K = b_K, all vectors being zero outside of K."""
 
-    def __init__(self, weight: Tensor, terms: Sequence[tuple[float, Tensor, Tensor]]) -> None:
-        self._terms = terms
-        self.targets = sum((share * (weight @ H * mask) for share, H, mask in terms), torch.zeros_like(weight))
-        self.kept = torch.stack([mask for _, _, mask in terms]).any(dim=0)
-        diagonal = sum((share * H.diagonal() * mask for share, H, mask in terms), torch.zeros_like(weight))
-        self._scale = torch.where(self.kept, diagonal.reciprocal(), 0.0)  # the preconditioner
-
-    def product(self, x: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
-        """The left-hand side for x of some of the outputs."""
-        parts = (share * ((x * mask[rows]) @ H * mask[rows]) for share, H, mask in self._terms)
-        return sum(parts, torch.zeros_like(x))
+    H: Tensor  # [inputs, inputs]
+    targets: Tensor  # b, [outputs, inputs]
+    mask: Tensor  # K, [outputs, inputs]
 
     def residual(self, x: Tensor) -> Tensor:
-        """b minus the left-hand side."""
-        return self.targets - self.product(x)
+        """b - H x at the kept weights."""
+        return self.targets - x @ self.H * self.mask
 
     def relative(self, residual: Tensor) -> Tensor:
         """Norm of a residual by that of b, [outputs]; zero where b is zero."""
-        norms = [(part.square() * self._scale).sum(dim=1) for part in (residual, self.targets)]
+        scale = self.H.diagonal().reciprocal()
+        norms = [(part.square() * scale).sum(dim=1) for part in (residual, self.targets)]
         return torch.where(norms[1] > 0, norms[0] / norms[1], 0.0).sqrt()
 
     def excess(self, x: Tensor) -> Tensor:
-        """The error that depends on x, half of it, [outputs]."""
+        """The output error that depends on x, x^T H x / 2 - b^T x, [outputs]."""
         return -(x * (self.targets + self.residual(x))).sum(dim=1) / 2
 
     def descended(self, start: Tensor, tolerance: float, steps: int) -> Tensor:
         """The end of the conjugate gradients from a start."""
+        scale = self.H.diagonal().reciprocal()
         solved = start.clone()
-        enough = tolerance**2 * (self.targets.square() * self._scale).sum(dim=1)
+        enough = tolerance**2 * (self.targets.square() * scale).sum(dim=1)
         open_rows = torch.arange(len(start), device=start.device)
         x, residual = start, self.residual(start)
-        step = residual * self._scale
+        step = residual * scale
         squares = (residual * step).sum(dim=1)
         for _ in range(steps):
             unsolved = squares > enough[open_rows]
@@ -313,11 +260,11 @@ class _Normal:
                 open_rows = open_rows[unsolved]
                 if not len(open_rows):
                     return solved
-            product = self.product(step, open_rows)
+            product = step @ self.H * self.mask[open_rows]
             length = (squares / (step * product).sum(dim=1))[:, None]
             x = x + length * step
             residual = residual - length * product
-            conditioned = residual * self._scale[open_rows]
+            conditioned = residual * scale
             before, squares = squares, (residual * conditioned).sum(dim=1)
             step = conditioned + (squares / before)[:, None] * step
         solved[open_rows] = x
@@ -349,7 +296,7 @@ def obs_sweep(
     masks : sequence of Tensor, optional
         Their masks, [outputs, inputs] bool each.
     taken : Tensor, optional
-        True where no mask that is chosen here may keep a weight, [outputs, inputs], bool.
+        Without masks: True where none may keep a weight, [outputs, inputs], bool.
 
     Returns
     -------
@@ -375,10 +322,8 @@ def obs_sweep(
             if masks is None:
                 for index in _beginning(patterns, column):
                     group = slice(column, min(column + patterns[index].m, inputs))
-                    scores = (swept[index, :, group] / scales[group]).abs()
-                    if taken is not None:
-                        scores = scores.masked_fill(taken[:, group], -1.0)
-                    kept[index, :, group] = _largest(scores, patterns[index].n)
+                    free = None if taken is None else ~taken[:, group]
+                    kept[index, :, group] = _largest(swept[index, :, group] / scales[group], patterns[index].n, free)
             error = swept[:, :, column] / scales[column] * ~kept[:, :, column]
             swept[:, :, column:ahead] -= error[..., None] * U[column, column:ahead]
             errors[:, :, column - start] = error
@@ -391,10 +336,13 @@ def _beginning(patterns: Sequence[Pattern], column: int) -> Iterable[int]:
     return (i for i, pattern in enumerate(patterns) if not pattern.is_dense and column % pattern.m == 0)
 
 
-def _largest(scores: Tensor, count: int) -> Tensor:
-    """True at the largest scores of each row, all if there are no more than ``count``, but at no negative one."""
-    order = scores.topk(min(count, scores.shape[1]), dim=1).indices
-    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order, True) & (scores >= 0)
+def _largest(values: Tensor, count: int, free: Tensor | None = None) -> Tensor:
+    """True at the largest magnitudes of each row, all of them if there are no more than ``count``; at free ones alone,
+    if it is said which are free."""
+    magnitudes = values.abs() if free is None else values.abs().masked_fill(~free, -1.0)
+    order = magnitudes.topk(min(count, values.shape[1]), dim=1).indices
+    largest = torch.zeros_like(values, dtype=torch.bool).scatter_(1, order, True)
+    return largest if free is None else largest & free
 
 
 def row_errors(weight: Tensor, treated: Tensor, moments: Tensor) -> Tensor:

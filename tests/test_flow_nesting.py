@@ -10,7 +10,7 @@ import torch
 from flexcim.pattern import Pattern
 from flow.masks import nm_mask
 from flow.nesting import Nested, free_mask, nest, nest_by_magnitude, quantize_nested
-from flow.updates import damped, least_squares, minimized, obs_sweep, row_errors
+from flow.updates import damped, least_squares, obs_sweep, row_errors
 from tests.test_flow_updates import data, moments
 
 PAIRS = [tuple(map(Pattern.parse, pair.split())) for pair in ("2:8 2:8", "2:8 4:8", "1:4 2:8", "4:11 2:5", "2:4 1:1")]
@@ -125,20 +125,6 @@ def test_what_fits_the_rests_pattern_stays_as_it_is():
     assert torch.equal(nested.denser, pruned)
     assert torch.equal(nested.base, base)
     assert nested.residual is None
-
-
-def test_one_term_is_the_least_squares_of_its_mask():
-    weight, seen = data(5, 24, 80)
-    curvature, mask = damped(moments(seen)), nm_mask(weight.abs(), Pattern(2, 4))
-    solved, residual = nest_start(weight, curvature, mask)
-    assert torch.allclose(solved, least_squares(weight, curvature, mask), rtol=1e-3, atol=1e-4)
-    assert residual < 1e-3
-
-
-def nest_start(weight, curvature, mask):
-    from flow.updates import Term
-
-    return minimized(weight, [Term(curvature, mask)], torch.zeros_like(weight), tolerance=1e-6)
 
 
 def test_a_share_that_is_none_and_moments_that_are_missing_are_refused():
