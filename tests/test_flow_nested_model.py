@@ -23,14 +23,11 @@ from flow.checkpoint import load_checkpoint
 from flow.export import ExportError
 from flow.nested_export import nest_to
 from flow.nested_model import NestError, default_rest
-from flow.options import ActivationScale, Method, Score, Update
 from flow.quiet import quiet
-from flow.run import prune_to
 from flow.updates import row_errors
 from tests.model_families import tiny_family
 from tests.tiny_models import OTHER_TEXT, TEXT, save_tiny, tiny_llama, tiny_mamba2
 
-MENU = MacroConfig.from_mapping({"patterns": ["1:1", "2:8", "4:8"]})
 MODELS = {"llama": tiny_llama, "mamba2": tiny_mamba2}
 SPARSITIES = {"llama": 0.74, "mamba2": 0.75}
 """All that 2:8 reaches: the Llama has blocks of four inputs."""
@@ -43,22 +40,21 @@ def text(tmp_path_factory):
     return path
 
 
+def prune(model, output, text, sparsity, *, patterns="1:1 2:8 4:8", score="obs", update="lsq", **options):
+    """What the command makes of a model, with one pattern for all layers; return the folder."""
+    config = output.with_suffix(".toml")
+    MacroConfig.from_mapping({"patterns": patterns.split()}).to_toml(config)
+    words = [model, "-o", output, "--calibration", text, "--config", config, "--sparsity", sparsity]
+    words += ["--method", "uniform", "--score", score, "--update", update, "--samples", 4, "--length", 32]
+    words += [word for name, value in options.items() for word in (f"--{name}", value)]
+    assert main(["prune", *map(str, words)]) == 0
+    return output
+
+
 def prune_tiny(name, folder, text):
     """A dense model and what pruning to 2:8 made of it."""
     model = save_tiny(folder / "model", MODELS[name](), torch.float16)
-    prune_to(
-        folder / "sparser",
-        model,
-        sparsity=SPARSITIES[name],
-        config=MENU,
-        method=Method.UNIFORM,
-        score=Score.OBS,
-        update=Update.LSQ,
-        calibration_text=text,
-        samples=4,
-        length=32,
-    )
-    return model, folder / "sparser"
+    return model, prune(model, folder / "sparser", text, SPARSITIES[name])
 
 
 @pytest.fixture(scope="module")
@@ -132,12 +128,9 @@ def test_a_share_changes_the_sparser_plans_weights_and_not_their_places(pruned, 
 
 def test_a_subset_of_a_pruned_model_leaves_that_as_it_is(text, tmp_path):
     """The other way round: a model is pruned, and a part of its weights becomes the sparser plan."""
-    menu = MacroConfig.from_mapping({"patterns": ["2:8", "4:8"]})
-    options = {"method": Method.UNIFORM, "calibration_text": text, "samples": 2, "length": 32, "config": menu}
     model = save_tiny(tmp_path / "model", tiny_llama(), torch.float16)
-    prune_to(tmp_path / "half", model, sparsity=0.4, score=Score.OBS, update=Update.LSQ, **options)
-    half = tmp_path / "half" / "checkpoint"
-    prune_to(tmp_path / "quarter", half, sparsity=0.74, score=Score.WANDA, update=Update.NONE, **options)
+    half = prune(model, tmp_path / "half", text, 0.4, patterns="2:8 4:8") / "checkpoint"
+    prune(half, tmp_path / "quarter", text, 0.74, patterns="2:8 4:8", score="wanda", update="none")
     nest_to(tmp_path / "out", half, tmp_path / "quarter", calibration_text=text, samples=2, length=32)
     for name, weight in layers_of(half).items():
         assert torch.equal(layers_of(tmp_path / "out" / "checkpoint")[name], weight)
@@ -213,10 +206,9 @@ def test_options_that_cannot_be_are_told(pruned, text, tmp_path, capfd):
 
 def test_models_that_do_not_belong_together_are_told(text, tmp_path):
     """Another number of blocks, another shape, and layers that are not there."""
-    config = {"sparsity": 0.5, "method": Method.UNIFORM, "calibration_text": text, "samples": 2, "length": 32}
     llama = save_tiny(tmp_path / "llama", tiny_llama())
     mamba = save_tiny(tmp_path / "mamba", tiny_mamba2())
-    prune_to(tmp_path / "pruned", mamba, **config)
+    prune(mamba, tmp_path / "pruned", text, 0.5)
     out = tmp_path / "out"
     refused(NestError, r"pruned has no layer 'model\.layers\.0\.self_attn", text, out, llama, tmp_path / "pruned")
     refused(ExportError, r"pruned: holds the checkpoint", text, tmp_path / "pruned", llama, tmp_path / "pruned")
@@ -235,8 +227,7 @@ def test_a_model_that_has_two_plans_already_is_told(pruned, text, tmp_path):
 
 def test_scales_that_belong_to_one_plan_are_told(text, tmp_path):
     model = save_tiny(tmp_path / "model", tiny_llama())
-    options = {"sparsity": 0.5, "method": Method.UNIFORM, "calibration_text": text, "samples": 2, "length": 32}
-    prune_to(tmp_path / "pruned", model, activations=ActivationScale.TENSOR, **options)
+    prune(model, tmp_path / "pruned", text, 0.45, activations="tensor")
     message = r"has the activation scale .*, calibrated for one plan, but a nested model needs a scale for each token"
     refused(NestError, message, text, tmp_path / "out", model, tmp_path / "pruned")
 
@@ -245,8 +236,7 @@ def test_a_model_without_a_next_token_is_told(text, tmp_path):
     model = tmp_path / "bert"
     with quiet():
         save_tiny(model, tiny_family("bert"))
-    options = {"sparsity": 0.5, "method": Method.UNIFORM, "calibration_text": text, "samples": 2, "length": 32}
-    prune_to(tmp_path / "pruned", model, **options)
+    prune(model, tmp_path / "pruned", text, 0.45)
     message = "bert does not predict the next token, so it has no prefill and no decode"
     refused(NestError, message, text, tmp_path / "out", model, tmp_path / "pruned")
 
