@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from flexcim.accelerator_config import AcceleratorConfig, accelerator_preset
+from flexcim.compiler.layer import compile_layer
 from flexcim.compiler.model import LayerShape, compile_model
 from flexcim.files import write_text
 from flexcim.pattern import Pattern, union
@@ -237,7 +238,10 @@ def costs(experiment: Experiment, base: Pattern, rest: Pattern, vectors: int) ->
                 continue
             shapes = [LayerShape(name, *weight.shape, *patterns) for name, weight in experiment.dense.items()]
             total = partial(_cycles, config, shapes)
-            streamed = compile_model(config, shapes, vectors).values()
+            each = (
+                compile_layer(config, one.outputs, one.inputs, one.pattern, 1, rest=one.rest).cycles.weight_words
+                for one in shapes
+            )
             rows.append(
                 {
                     "preset": preset,
@@ -245,7 +249,7 @@ def costs(experiment: Experiment, base: Pattern, rest: Pattern, vectors: int) ->
                     "prefill": total(vectors),
                     "decode": total(1),
                     "checks": {draft: total(draft + 1) for draft in DRAFTS} if "nested" in plan else {},
-                    "bytes": sum(layer.cycles.weight_words for layer in streamed) * config.weight_bus // 8,
+                    "bytes": sum(each) * config.weight_bus // 8,
                 }
             )
     return rows
@@ -259,7 +263,7 @@ def drafting(costs: list[dict[str, Any]], agreement: float) -> list[dict[str, An
     """What decode would take if the sparser plan drafted and the denser one checked: the best number of drafts.
 
     With drafts that agree independently of each other with a chance a, a check of k of them yields
-    (1 - a^(k + 1)) / (1 - a) tokens (Leviathan et al., arXiv 2211.17192). All of them are the denser plan's.
+    1 + a + ... + a^k tokens (Leviathan et al., arXiv 2211.17192). All of them are the denser plan's.
     """
     rows = []
     for preset in PRESETS:
@@ -268,7 +272,7 @@ def drafting(costs: list[dict[str, Any]], agreement: float) -> list[dict[str, An
             for plan in ("denser, nested", "sparser")
         )
         per_token = {
-            draft: (draft * sparser["decode"] + check) * (1 - agreement) / (1 - agreement ** (draft + 1))
+            draft: (draft * sparser["decode"] + check) / sum(agreement**power for power in range(draft + 1))
             for draft, check in nested["checks"].items()
         }
         best = min(per_token, key=lambda draft: per_token[draft])
