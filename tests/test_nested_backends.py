@@ -195,7 +195,7 @@ def test_decode_is_all_that_comes_after_the_first_token():
     assert (prefill.vectors, decode.vectors) == ([5], [1])
 
 
-def test_compile_and_cycles_take_a_plan(tmp_path, capsys):
+def test_compile_and_cycles_take_a_plan(tmp_path):
     model, matrices = nested_model(SMALL.macro, PATTERNS, (21, 37))
     write_packed(tmp_path / "packed", model)
     SMALL.to_toml(tmp_path / "small.toml")
@@ -204,8 +204,8 @@ def test_compile_and_cycles_take_a_plan(tmp_path, capsys):
     for plan in Plan:
         out = tmp_path / plan.value
         assert main(["compile", *places, "-o", str(out), "--plan", plan.value]) == 0
-        assert ("2:4 + 2:4" in capsys.readouterr().out) == (plan is Plan.DENSER)
         schedule = json.loads((out / "schedule.json").read_text())
+        assert schedule["layers"][0]["pattern"] == ("2:4 + 2:4" if plan is Plan.DENSER else "2:4")
         size[plan] = sum(layer["weights"]["words"] for layer in schedule["layers"])
         golden, activations = GoldenAccelerator(SMALL), np.arange(37, dtype=np.int8)[None]
         for layer in (one for one in schedule["layers"] if not one["resident"]):
