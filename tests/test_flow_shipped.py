@@ -1,4 +1,4 @@
-"""The pruner on the two models that the repository ships, with real text."""
+"""The pruner on the models that the repository ships, with real text."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_quality_falls_with_sparsity_and_survives_int8(model, heldout):
     assert bits[0] < bits[1] < bits[3]
 
 
-@pytest.mark.parametrize("model", ["llama-kjv", "mamba2-kjv"])
+@pytest.mark.parametrize("model", ["llama-kjv", "mamba2-kjv", "gpt2-kjv"])
 def test_updated_and_chosen_by_their_costs_models_lose_far_less(model, heldout):
     flow, paper = (
         prune(

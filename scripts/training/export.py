@@ -70,6 +70,7 @@ Made by `python scripts/train_models.py --model {model} --steps {steps} --seed {
 def describe_shape(shape: dict[str, Any]) -> str:
     """Return the sizes of a model in one line."""
     elsewhere = {"vocab_size", "initializer_range", "tie_word_embeddings"}  # said before, or no size
+    elsewhere |= {key for key in shape if key.endswith("_pdrop")}
     return ", ".join(f"`{key}` {value}" for key, value in shape.items() if key not in elsewhere)
 
 
