@@ -1,0 +1,242 @@
+#!/usr/bin/env python3
+"""Measure how fast the RTL is simulated: in this process from Python, against a bare C++ main and against cocotb.
+
+All three carry out the same layer on the same Verilog, take turns, and are compared in every result. Times are CPU
+times, which other work on the machine disturbs least, and the best of the turns counts. The C++ main
+(benchmark_simulation.cpp) is compiled with the same optimisation as the library that Python loads.
+
+    python scripts/benchmark_simulation.py
+    python scripts/benchmark_simulation.py --prefill build/llama-60 --prefill build/mamba2-60
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Column, Table
+
+from flexcim.accelerator_config import AcceleratorConfig, accelerator_preset
+from flexcim.compiler.layer import compile_layer
+from flexcim.pattern import Pattern
+from flexcim.tiling import pack_layer
+from hw.accelerator_verilog import generate_accelerator
+from hw.verilog import GeneratedVerilog
+from sim.bench.library import Library, build_library, build_with
+from sim.bench.runner import run_tests
+from sim.bench.simulators import Build, build
+from sim.golden.accelerator import GoldenAccelerator, WordStream
+from sim.runtime.driver import SimulatedAccelerator
+
+PRESETS = ("accelerator", "accelerator-4")
+SIZE, VECTORS, PATTERN = 512, 64, Pattern(4, 10)
+"""The layer: as many inputs as outputs, 60 % of its weights pruned."""
+
+LEAST_RATIO = 0.8
+"""What the harness must reach of the bare main's cycles per second."""
+
+PREFILL_TOKENS = 64
+MOST_PREFILL_SECONDS = 120
+TEXT = Path(__file__).resolve().parent.parent / "models" / "text" / "heldout.txt"
+MAIN = Path(__file__).with_suffix(".cpp")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A layer as one program, and what must come out.
+
+    Parameters
+    ----------
+    program : uint32 [instructions, 4]
+        The program memory's image.
+    weights, activations : uint8 [words, bytes]
+        The streams' words.
+    results : uint8 [bytes]
+        What the result stream must carry.
+    """
+
+    program: NDArray[np.uint32]
+    weights: NDArray[np.uint8]
+    activations: NDArray[np.uint8]
+    results: NDArray[np.uint8]
+
+    def write(self, folder: Path) -> None:
+        """Write what the other processes read."""
+        names = {"program": self.program, "weights": self.weights, "activations": self.activations}
+        for name, array in (names | {"expected": self.results}).items():
+            array.tofile(folder / f"{name}.bin")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Cycles that were simulated, and the CPU seconds that they took."""
+
+    cycles: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Cycles per second."""
+        return self.cycles / self.seconds
+
+
+def random_job(config: AcceleratorConfig, seed: int) -> Job:
+    """A random layer; the golden accelerator's results, which are held against the integer product."""
+    rng = np.random.default_rng(seed)
+    blocks = np.zeros((SIZE, -(-SIZE // PATTERN.m), PATTERN.m), np.int8)
+    blocks[:, :, : PATTERN.n] = rng.integers(-128, 128, (*blocks.shape[:2], PATTERN.n))
+    weights = rng.permuted(blocks, axis=2).reshape(SIZE, -1)[:, :SIZE]
+    activations = rng.integers(-128, 128, (VECTORS, SIZE), dtype=np.int8)
+    layer = compile_layer(config, SIZE, SIZE, PATTERN, VECTORS)
+    (program,) = layer.programs
+    words = program.words(config.macro)
+    images = layer.weight_image(*pack_layer(layer.tiling, weights)), layer.activation_image(activations)
+    results = GoldenAccelerator(config).execute(words, *map(WordStream, images)).results
+    if not np.array_equal(layer.outputs(results), activations.astype(np.int32) @ weights.T.astype(np.int32)):
+        raise SystemExit("the golden accelerator's results are not the integer product")
+    return Job(words, *images, results)
+
+
+# -- the three benches -------------------------------------------------------------------------------------------------
+
+
+def time_harness(config: AcceleratorConfig, library: Library, job: Job) -> Timing:
+    """In this process, from Python."""
+    with SimulatedAccelerator(config, library) as accelerator:
+        before, begun = accelerator.elapsed, time.process_time()
+        results = accelerator.execute(job.program, job.weights, job.activations, limit=10_000_000)
+        timing = Timing(accelerator.elapsed - before, time.process_time() - begun)
+    if not np.array_equal(results, job.results):
+        raise SystemExit("the harness's results are not the golden accelerator's")
+    return timing
+
+
+def time_bare(main: Path, folder: Path, job: Job) -> Timing:
+    """The bare main, which compares the results itself and hands them over."""
+    run = subprocess.run([main, folder], stdout=subprocess.PIPE, text=True, check=False)
+    if run.returncode or not np.array_equal(np.fromfile(folder / "results.bin", np.uint8), job.results):
+        raise SystemExit("the bare main's results are not the golden accelerator's")
+    return Timing(**json.loads(run.stdout))
+
+
+def time_cocotb(config: AcceleratorConfig, built: Build, folder: Path, seed: int) -> Timing:
+    """The cocotb bench, which compares the results itself."""
+    (outcome,) = run_tests(built, config, f"{Path(__file__).stem}_cocotb", folder, seed=seed)
+    if not outcome.passed:
+        raise SystemExit(f"the cocotb bench failed: {outcome.message}")
+    return Timing(**json.loads((folder / "timing.json").read_text()))
+
+
+def measure(name: str, repeats: int, seed: int, console: Console) -> dict[str, Timing]:
+    """The best of each bench's turns on a preset."""
+    config = accelerator_preset(name)
+    verilog: GeneratedVerilog = generate_accelerator(config)
+    with console.status(f"{name}: building, unless it has been built before"):
+        library = build_library(verilog)
+        main = build_with(verilog, {"main.cpp": MAIN.read_text(encoding="utf-8")}, "bare")
+        built = build(verilog, "verilator")
+        job = random_job(config, seed)
+    best: dict[str, Timing] = {}
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        job.write(folder)
+        for _ in track(range(repeats), name, console=console, disable=not console.is_terminal, transient=True):
+            for bench, timing in (
+                ("bare C++ main", time_bare(main, folder, job)),
+                ("in-process harness", time_harness(config, library, job)),
+                ("cocotb bench", time_cocotb(config, built, folder, seed)),
+            ):
+                best[bench] = min(timing, best.get(bench, timing), key=lambda one: -one.rate)
+    return best
+
+
+# -- prefill -----------------------------------------------------------------------------------------------------------
+
+
+def time_prefill(folder: Path, name: str, console: Console) -> tuple[Timing, int]:
+    """A pruned model's pass over a prompt, its block linear layers on the RTL: the time of all, and its products' MACs.
+
+    Each product is compared with PyTorch's, and each layer's cycles with the cycle model.
+    """
+    import torch
+
+    from sim.runtime.backends import CheckedBackend, TorchBackend, VerilatorBackend
+    from sim.runtime.model import load_pruned
+
+    config = accelerator_preset(name)
+    pruned = load_pruned(folder)
+    tokens = pruned.tokenizer(TEXT.read_text(encoding="utf-8")[: 64 * PREFILL_TOKENS])["input_ids"][:PREFILL_TOKENS]
+    with console.status(f"{folder} on {name}: building, unless it has been built before"):
+        library = build_library(generate_accelerator(config))
+    with console.status(f"{folder} on {name}"), SimulatedAccelerator(config, library) as accelerator, torch.no_grad():
+        checked = CheckedBackend(VerilatorBackend(pruned.packed, accelerator), TorchBackend(pruned.packed))
+        pruned.run_on(checked)
+        before, begun = accelerator.elapsed, time.process_time()
+        pruned.model(torch.tensor([tokens]))
+        return Timing(accelerator.elapsed - before, time.process_time() - begun), checked.macs
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+def main(
+    repeats: Annotated[int, typer.Option(min=1, help="Turns of each bench, of which the best counts.")] = 5,
+    presets: Annotated[list[str] | None, typer.Option("--preset", help="Accelerators, instead of both.")] = None,
+    prefill: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder that `flexcim prune` wrote: also time a prompt through this model."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights and activations.")] = 0,
+) -> None:
+    """Measure simulated cycles per second of the in-process harness, a bare C++ main and the cocotb bench.
+
+    Exits with 1 if the harness has less than 0.8 of the bare main's, or a prefill takes more than two minutes.
+    """
+    console = Console()
+    console.print(f"seed {seed}: {SIZE} x {SIZE} weights in {PATTERN}, {VECTORS} vectors, best of {repeats}, CPU time")
+    table = Table(
+        "accelerator", "bench", *(Column(it, justify="right") for it in ("cycles", "cycles/s", "MACs/s", "ratio"))
+    )
+    missed = []
+    for name in presets or PRESETS:
+        timings = measure(name, repeats, seed, console)
+        bare = timings["bare C++ main"].rate
+        for bench, timing in timings.items():
+            macs = SIZE * SIZE * VECTORS / timing.seconds
+            table.add_row(
+                name, bench, f"{timing.cycles:,}", f"{timing.rate:,.0f}", f"{macs:,.0f}", f"{timing.rate / bare:.2f}"
+            )
+        if timings["in-process harness"].rate < LEAST_RATIO * bare:
+            missed.append(f"{name}: the harness has less than {LEAST_RATIO} of the bare main's cycles per second")
+    console.print(table)
+    if prefill:
+        table = Table(
+            "model", "accelerator", *(Column(it, justify="right") for it in ("cycles", "seconds", "cycles/s", "MACs/s"))
+        )
+        for folder in prefill:
+            for name in presets or PRESETS:
+                timing, macs = time_prefill(folder, name, console)
+                rates = f"{timing.rate:,.0f}", f"{macs / timing.seconds:,.0f}"
+                table.add_row(str(folder), name, f"{timing.cycles:,}", f"{timing.seconds:.1f}", *rates)
+                if timing.seconds > MOST_PREFILL_SECONDS:
+                    missed.append(f"{folder} on {name}: a prefill takes more than {MOST_PREFILL_SECONDS} s")
+        console.print(f"prefill of {PREFILL_TOKENS} tokens, each product compared with PyTorch's")
+        console.print(table)
+    if missed:
+        print(*missed, sep="\n", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
