@@ -15,6 +15,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,6 +50,7 @@ LEAST_RATIO = 0.8
 PREFILL_TOKENS = 64
 MOST_PREFILL_SECONDS = 120
 TEXT = Path(__file__).resolve().parent.parent / "models" / "text" / "heldout.txt"
+RATES = ("cycles/s", "dense MACs/s")
 MAIN = Path(__file__).with_suffix(".cpp")
 
 
@@ -73,9 +75,13 @@ class Job:
 
     def write(self, folder: Path) -> None:
         """Write what the other processes read."""
-        names = {"program": self.program, "weights": self.weights, "activations": self.activations}
-        for name, array in (names | {"expected": self.results}).items():
-            array.tofile(folder / f"{name}.bin")
+        for name, data in (
+            ("program", self.program.tobytes()),
+            ("weights", self.weights.tobytes()),
+            ("activations", self.activations.tobytes()),
+            ("expected", self.results.tobytes()),
+        ):
+            (folder / f"{name}.bin").write_bytes(data)
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,10 @@ class Timing:
     def rate(self) -> float:
         """Cycles per second."""
         return self.cycles / self.seconds
+
+    def row(self, macs: int) -> tuple[str, str]:
+        """`RATES`, as a table shows them; ``macs`` are those of the dense matrices."""
+        return f"{self.rate:,.0f}", f"{macs / self.seconds:,.0f}"
 
 
 def random_job(config: AcceleratorConfig, seed: int) -> Job:
@@ -194,8 +204,7 @@ def main(
     repeats: Annotated[int, typer.Option(min=1, help="Turns of each bench, of which the best counts.")] = 5,
     presets: Annotated[list[str] | None, typer.Option("--preset", help="Accelerators, instead of both.")] = None,
     prefill: Annotated[
-        list[Path] | None,
-        typer.Option(help="Folder that `flexcim prune` wrote: also time a prompt through this model."),
+        list[Path] | None, typer.Option(help="Folder of `flexcim prune`: also time a prompt through this model.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights and activations.")] = 0,
 ) -> None:
@@ -204,38 +213,45 @@ def main(
     Exits with 1 if the harness has less than 0.8 of the bare main's, or a prefill takes more than two minutes.
     """
     console = Console()
-    console.print(f"seed {seed}: {SIZE} x {SIZE} weights in {PATTERN}, {VECTORS} vectors, best of {repeats}, CPU time")
-    table = Table(
-        "accelerator", "bench", *(Column(it, justify="right") for it in ("cycles", "cycles/s", "MACs/s", "ratio"))
-    )
-    missed = []
-    for name in presets or PRESETS:
-        timings = measure(name, repeats, seed, console)
-        bare = timings["bare C++ main"].rate
-        for bench, timing in timings.items():
-            macs = SIZE * SIZE * VECTORS / timing.seconds
-            table.add_row(
-                name, bench, f"{timing.cycles:,}", f"{timing.rate:,.0f}", f"{macs:,.0f}", f"{timing.rate / bare:.2f}"
-            )
-        if timings["in-process harness"].rate < LEAST_RATIO * bare:
-            missed.append(f"{name}: the harness has less than {LEAST_RATIO} of the bare main's cycles per second")
-    console.print(table)
+    console.print(f"seed {seed}: {SIZE} x {SIZE} weights in {PATTERN}, {VECTORS} vectors, CPU time, best of {repeats}")
+    names = presets or PRESETS
+    missed = compare_benches(names, repeats, seed, console)
     if prefill:
-        table = Table(
-            "model", "accelerator", *(Column(it, justify="right") for it in ("cycles", "seconds", "cycles/s", "MACs/s"))
-        )
-        for folder in prefill:
-            for name in presets or PRESETS:
-                timing, macs = time_prefill(folder, name, console)
-                rates = f"{timing.rate:,.0f}", f"{macs / timing.seconds:,.0f}"
-                table.add_row(str(folder), name, f"{timing.cycles:,}", f"{timing.seconds:.1f}", *rates)
-                if timing.seconds > MOST_PREFILL_SECONDS:
-                    missed.append(f"{folder} on {name}: a prefill takes more than {MOST_PREFILL_SECONDS} s")
         console.print(f"prefill of {PREFILL_TOKENS} tokens, each product compared with PyTorch's")
-        console.print(table)
+        missed += time_prefills(prefill, names, console)
     if missed:
         print(*missed, sep="\n", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def compare_benches(names: Sequence[str], repeats: int, seed: int, console: Console) -> list[str]:
+    """Show the benches' speeds; returns what misses its target."""
+    table = Table("accelerator", "bench", *(Column(it, justify="right") for it in ("cycles", *RATES, "ratio")))
+    missed = []
+    for name in names:
+        timings = measure(name, repeats, seed, console)
+        bare = timings["bare C++ main"]
+        for bench, timing in timings.items():
+            rates = timing.row(SIZE * SIZE * VECTORS)
+            table.add_row(name, bench, f"{timing.cycles:,}", *rates, f"{timing.rate / bare.rate:.2f}")
+        if timings["in-process harness"].rate < LEAST_RATIO * bare.rate:
+            missed.append(f"{name}: the harness has less than {LEAST_RATIO} of the bare main's cycles per second")
+    console.print(table)
+    return missed
+
+
+def time_prefills(folders: Sequence[Path], names: Sequence[str], console: Console) -> list[str]:
+    """Show what prompts cost; returns what misses its target."""
+    table = Table("model", "accelerator", *(Column(it, justify="right") for it in ("cycles", *RATES, "seconds")))
+    missed = []
+    for folder in folders:
+        for name in names:
+            timing, macs = time_prefill(folder, name, console)
+            table.add_row(str(folder), name, f"{timing.cycles:,}", *timing.row(macs), f"{timing.seconds:.1f}")
+            if timing.seconds > MOST_PREFILL_SECONDS:
+                missed.append(f"{folder} on {name}: a prefill takes more than {MOST_PREFILL_SECONDS} s")
+    console.print(table)
+    return missed
 
 
 if __name__ == "__main__":
