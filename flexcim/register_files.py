@@ -82,7 +82,8 @@ static inline void ${name}_set(uint32_t instruction[4], unsigned low, unsigned w
 }
 
 /* Writes instructions, four words each, into the program memory from the place `entry` on. */
-static inline void ${name}_write_program(const ${name}_bus *bus, uint32_t entry, const uint32_t *words, uint32_t count) {
+static inline void ${name}_write_program(const ${name}_bus *bus, uint32_t entry, const uint32_t *words,
+                                         uint32_t count) {
   bus->write(bus->context, ${NAME}_PROGRAM_ADDRESS, 4 * entry);
   for (uint32_t i = 0; i < 4 * count; i++) bus->write(bus->context, ${NAME}_PROGRAM_DATA, words[i]);
 }
