@@ -185,27 +185,36 @@ def measure(name: str, repeats: int, seed: int, console: Console) -> dict[str, T
 # -- prefill -----------------------------------------------------------------------------------------------------------
 
 
-def time_prefill(folder: Path, name: str, console: Console) -> tuple[Timing, int]:
-    """A pruned model's pass over a prompt, its block linear layers on the RTL: the time of all, and its products' MACs.
+@dataclass(frozen=True)
+class Prefill:
+    """A pruned model's pass over a prompt: its tokens, the time of all, and the MACs of the products on the RTL."""
+
+    tokens: int
+    timing: Timing
+    macs: int
+
+
+def time_prefill(folder: Path, name: str, console: Console) -> Prefill:
+    """Let a pruned model write the token behind a prompt, its block linear layers on the RTL.
 
     Each product is compared with PyTorch's, and each layer's cycles with the cycle model.
     """
-    import torch
-
-    from sim.runtime.backends import CheckedBackend, TorchBackend, VerilatorBackend
+    from sim.runtime.backends import CheckedBackend, TorchBackend, VerilatorBackend  # they import torch: seconds
     from sim.runtime.model import load_pruned
 
     config = accelerator_preset(name)
     pruned = load_pruned(folder)
-    tokens = pruned.tokenizer(TEXT.read_text(encoding="utf-8")[: 64 * PREFILL_TOKENS])["input_ids"][:PREFILL_TOKENS]
+    text = TEXT.read_text(encoding="utf-8")[: 16 * PREFILL_TOKENS]
+    prompt = pruned.text(pruned.tokenizer(text)["input_ids"][:PREFILL_TOKENS])
     with console.status(f"{folder} on {name}: building, unless it has been built before"):
         library = build_library(generate_accelerator(config))
-    with console.status(f"{folder} on {name}"), SimulatedAccelerator(config, library) as accelerator, torch.no_grad():
+    with console.status(f"{folder} on {name}"), SimulatedAccelerator(config, library) as accelerator:
         checked = CheckedBackend(VerilatorBackend(pruned.packed, accelerator), TorchBackend(pruned.packed))
         pruned.run_on(checked)
         before, begun = accelerator.elapsed, time.process_time()
-        pruned.model(torch.tensor([tokens]))
-        return Timing(accelerator.elapsed - before, time.process_time() - begun), checked.macs
+        pruned.generate(prompt, tokens=1)
+        timing = Timing(accelerator.elapsed - before, time.process_time() - begun)
+    return Prefill(len(pruned.tokenizer(prompt)["input_ids"]), timing, checked.macs)
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
@@ -228,7 +237,6 @@ def main(
     names = presets or PRESETS
     missed = compare_benches(names, repeats, seed, console)
     if prefill:
-        console.print(f"prefill of {PREFILL_TOKENS} tokens, each product compared with PyTorch's")
         missed += time_prefills(prefill, names, console)
     if missed:
         print(*missed, sep="\n", file=sys.stderr)
@@ -253,12 +261,15 @@ def compare_benches(names: Sequence[str], repeats: int, seed: int, console: Cons
 
 def time_prefills(folders: Sequence[Path], names: Sequence[str], console: Console) -> list[str]:
     """Show what prompts cost; returns what misses its target."""
-    table = Table("model", "accelerator", *(Column(it, justify="right") for it in ("cycles", *RATES, "seconds")))
+    names_of_figures = ("tokens", "cycles", *RATES, "seconds")
+    table = Table("prefill", "accelerator", *(Column(it, justify="right") for it in names_of_figures))
     missed = []
     for folder in folders:
         for name in names:
-            timing, macs = time_prefill(folder, name, console)
-            table.add_row(str(folder), name, f"{timing.cycles:,}", *timing.row(macs), f"{timing.seconds:.1f}")
+            prefill = time_prefill(folder, name, console)
+            timing = prefill.timing
+            figures = (str(prefill.tokens), f"{timing.cycles:,}", *timing.row(prefill.macs), f"{timing.seconds:.1f}")
+            table.add_row(folder.name, name, *figures)
             if timing.seconds > MOST_PREFILL_SECONDS:
                 missed.append(f"{folder} on {name}: a prefill takes more than {MOST_PREFILL_SECONDS} s")
     console.print(table)
