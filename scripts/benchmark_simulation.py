@@ -50,7 +50,7 @@ PREFILL_TOKENS = 64
 MOST_PREFILL_SECONDS = 120
 TEXT = Path(__file__).resolve().parent.parent / "models" / "text" / "heldout.txt"
 RATES = ("cycles/s", "dense MACs/s")
-BARE, HARNESS, COCOTB = "bare C++ main", "in-process harness", "cocotb bench"
+BARE, HARNESS, COCOTB = "bare C++ main", "harness", "cocotb"
 COCOTB_MODULE = ".".join(filter(None, (__package__, f"{Path(__file__).stem}_cocotb")))
 MAIN = Path(__file__).with_suffix(".cpp")
 
