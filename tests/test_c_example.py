@@ -51,16 +51,17 @@ def test_a_wrong_sum_would_be_seen(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("size", "message"),
+    ("size", "wrong", "message"),
     [
-        ("sizeof weights", "a buffer that is sent is no whole number of words"),
-        ("RESULT_BYTES}", "the buffer for the results is too small"),
+        ("sizeof weights,", "sizeof weights - 2,", "a buffer that is sent is no whole number of words"),
+        ("RESULT_BYTES};", "RESULT_BYTES - 2};", "the buffer for the results is too small"),
+        ("RESULT_BYTES};", "RESULT_BYTES + 4};", "no word has moved for 100000 cycles"),
     ],
 )
-def test_the_simulated_platform_tells_of_buffers_of_the_wrong_size(size, message, tmp_path):
+def test_the_simulated_platform_tells_of_buffers_of_the_wrong_size(size, wrong, message, tmp_path):
     job = tmp_path / "job.h"
     write_job(CONFIG, 1, job)
-    job.write_text(job.read_text().replace(size, size.rstrip("}") + " - 2" + "}" * size.endswith("}")))
+    job.write_text(job.read_text().replace(size, wrong))
     ran = run(build_example(CONFIG, tmp_path))
     assert (ran.returncode, ran.stderr) == (2, f"simulated platform: {message}\n")
 

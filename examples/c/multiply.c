@@ -28,6 +28,8 @@ uint32_t multiply(const struct job *job, int32_t *results) {
     fprintf(stderr, "the accelerator stopped: %s\n", flexcim_accelerator_kind_name(kind));
     dma_stop();
     flexcim_accelerator_reset(&bus);
+  } else {
+    dma_wait();
   }
   return kind;
 }

@@ -22,7 +22,10 @@ void dma_send(enum dma_stream stream, const void *data, size_t bytes);
 /* Begins to receive results into a buffer, and returns. */
 void dma_receive(void *data, size_t bytes);
 
-/* Ends all transfers, finished or not. */
+/* Waits until all transfers are complete. */
+void dma_wait(void);
+
+/* Ends all transfers, complete or not. */
 void dma_stop(void);
 
 #ifdef __cplusplus

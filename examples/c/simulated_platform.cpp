@@ -57,7 +57,7 @@ void receive_one(const Data& data, const Keep& keep) {
 
 // All outputs come from registers: they say before the clock edge what moves at it.
 void clock_edge() {
-    if (++idle_cycles == 1'000'000) stop("nothing has moved for a million cycles");
+    if (++idle_cycles == 100'000) stop("no word has moved for 100000 cycles");
     offer(sent[DMA_WEIGHTS], top.s_axis_weights_tdata, top.s_axis_weights_tvalid, top.s_axis_weights_tlast);
     offer(sent[DMA_ACTIVATIONS], top.s_axis_activations_tdata, top.s_axis_activations_tvalid,
           top.s_axis_activations_tlast);
@@ -119,5 +119,9 @@ void dma_send(enum dma_stream stream, const void* data, size_t bytes) {
 }
 
 void dma_receive(void* data, size_t bytes) { received = {nullptr, static_cast<char*>(data), bytes}; }
+
+void dma_wait() {
+    while (sent[DMA_WEIGHTS].bytes || sent[DMA_ACTIVATIONS].bytes || received.bytes) clock_edge();
+}
 
 void dma_stop() { sent[DMA_WEIGHTS] = sent[DMA_ACTIVATIONS] = received = {nullptr, nullptr, 0}; }

@@ -19,8 +19,8 @@ _OPTIMISE = "-O2"
 
 _PROGRAM = ("-CFLAGS", "-I..")
 _SHARED = ("-CFLAGS", "-I.. -fPIC -fno-semantic-interposition", "-LDFLAGS", "-shared")
-"""Flags for Verilator. Without the second one for the compiler, no function that another library might replace is
-inlined, and the model simulates a twentieth slower."""
+"""Flags for Verilator. A shared object's functions may be replaced by others of the same name, so the compiler inlines
+none of them unless told otherwise; that costs a twentieth of the speed."""
 
 
 @dataclass(frozen=True)
