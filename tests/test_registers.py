@@ -141,6 +141,8 @@ SETTINGS
   engine_write_program(&bus, 5, run, 1);
   engine_start(&bus, 5);
   printf("%u\\n", (unsigned)engine_wait(&bus));
+  for (uint32_t kind = 0; kind < 13; kind++) printf("%s\\n", engine_kind_name(kind));
+  engine_reset(&bus);
   return 0;
 }
 """
@@ -180,6 +182,9 @@ def test_the_header_compiles_and_its_functions_do_what_they_say(tmp_path):
         f"read {address['STATUS']}",
         f"read {address['ERROR']}",
         "5",
+        *(kind.name.lower() for kind in AcceleratorError),
+        "unknown",
+        f"write {address['CONTROL']} 2",
     ]
 
 
