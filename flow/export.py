@@ -20,7 +20,7 @@ from flexcim.tiling import pack_layer
 from flow.evaluation import Evaluation
 from flow.journal import Journal
 from flow.plan import plan_document
-from flow.recovery import RECOVERY_RATE
+from flow.recovery import RECOVERY_RATE, ends
 from flow.result import PrunedLayer, PruneResult
 from flow.treatment import Numerics
 
@@ -118,7 +118,8 @@ def report(result: PruneResult) -> dict[str, Any]:
 def _recovery(losses: Sequence[float]) -> dict[str, Any] | None:
     if not losses:
         return None
-    return {"steps": len(losses), "rate": RECOVERY_RATE, "first_loss": losses[0], "last_loss": losses[-1]}
+    first, last = ends(losses)
+    return {"steps": len(losses), "rate": RECOVERY_RATE, "first_loss": first, "last_loss": last}
 
 
 def _evaluation(evaluation: Evaluation | None) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from flow.blocks import LinearLayer
 from flow.options import BATCH_TOKENS
 from flow.text import draw_samples
 
-__all__ = ["RECOVERY_RATE", "RecoveryError", "recover"]
+__all__ = ["RECOVERY_RATE", "RecoveryError", "ends", "recover"]
 
 RECOVERY_RATE = 5e-4
 """Peak learning rate of AdamW."""
@@ -101,6 +101,12 @@ def recover(
         optimizer.zero_grad()
         model.requires_grad_(False)
     return tuple(losses)
+
+
+def ends(losses: Sequence[float]) -> tuple[float, float]:
+    """Mean loss of the first and of the last tenth of the steps; that of one step depends on what its samples are."""
+    some = max(1, len(losses) // 10)
+    return sum(losses[:some]) / some, sum(losses[-some:]) / some
 
 
 def _step(model: PreTrainedModel, batch: Tensor, optimizer: torch.optim.Optimizer) -> float:

@@ -9,7 +9,7 @@ from flexcim.pattern import Pattern
 from flow import recovery
 from flow.blocks import find_blocks
 from flow.masks import nm_mask
-from flow.recovery import RecoveryError, recover
+from flow.recovery import RecoveryError, ends, recover
 from flow.text import TextError, tokenize
 from tests.model_families import tiny_family
 from tests.tiny_models import TEXT, byte_tokenizer, tiny_llama, tiny_mamba2
@@ -74,6 +74,12 @@ def test_the_rate_rises_and_falls():
     assert factors[1:] == sorted(factors[1:], reverse=True)
     assert 0 < factors[-1] < 0.02
     assert recovery._rate_factor(0, 1) == 1.0
+
+
+def test_the_ends_of_a_recovery_are_means():
+    assert ends([3.0]) == (3.0, 3.0)
+    assert ends([3.0, 2.0, 1.0]) == (3.0, 1.0)
+    assert ends([4.0, 2.0, *[9.0] * 16, 1.0, 2.0]) == (3.0, 1.5)
 
 
 def test_no_steps_are_refused():

@@ -170,6 +170,8 @@ def _check_exclusive(plan: Path | None, others: dict[str, object]) -> None:
 
 def _show(result: PruneResult) -> None:
     """Print the plan and what it achieved."""
+    from flow.recovery import ends
+
     samples, *shape = result.samples.shape
     kind = f"samples of {shape[0]} tokens" if len(shape) == 1 else f"images of {' x '.join(map(str, shape))}"
     print(f"seed {result.request.seed}: {samples} calibration {kind}")
@@ -187,8 +189,8 @@ def _show(result: PruneResult) -> None:
     dense = 1 - result.weights / result.parameters
     print(f"in the whole model: {result.zeros / result.parameters:.2%}, as {dense:.2%} of it is in no such layer")
     if result.recovery:
-        first, last = result.recovery[0], result.recovery[-1]
-        print(f"recovery: {len(result.recovery)} steps, loss {first:.4f} in the first, {last:.4f} in the last")
+        first, last = ends(result.recovery)
+        print(f"recovery: {len(result.recovery)} steps, loss {first:.4f} in their first tenth, {last:.4f} in the last")
     if result.evaluations is not None:
         _show_evaluations(result.evaluations)
 
