@@ -24,10 +24,10 @@ __all__ = [
     "verify_macro",
 ]
 
-MACRO_TESTS = "sim.bench.macro_tests"
+MACRO_TESTS = ("sim.bench.macro_tests",)
 """The tests that every macro has to pass."""
 
-ACCELERATOR_TESTS = "sim.bench.accelerator_tests"
+ACCELERATOR_TESTS = ("sim.bench.accelerator_tests",)
 """The tests that every accelerator has to pass."""
 
 
