@@ -23,9 +23,6 @@ __all__ = ["AimedPrograms"]
 _LAYERS = 8
 """Accumulations of one program, if the program memory holds them."""
 
-_MAX_VECTORS = 3
-"""Most vectors of a run."""
-
 
 class AimedPrograms:
     """Programs that follow each other on one accelerator, each of which leaves all banks free.
@@ -53,7 +50,7 @@ class AimedPrograms:
         if self._config.activation_memory and not self._written:
             self._fill_memory(stimulus)
         for index, aim in enumerate(aims):
-            length = aim.k_tiles * (self._config.macros + 1)
+            length = len(aim.tiles) * (self._config.macros + 1)
             if not index or len(stimulus.program) + length <= self._config.program_depth:
                 self._add_accumulation(stimulus, aim)
         last = stimulus.instructions[-1]
@@ -86,9 +83,7 @@ class AimedPrograms:
         config, macro, rng = self._config, self._config.macro, self._rng
         rows = int(rng.integers(1, min(macro.rows, 4) + 1)) if rng.random() < 0.7 else macro.rows
         beats = macro.vector_beats(macro.window(aim.pattern, aim.groups), rows)
-        most = _MAX_VECTORS if aim.k_tiles == 1 else min(_MAX_VECTORS, macro.accumulator_depth // aim.groups)
-        vectors = int(rng.integers(1, most + 1))
-        size = vectors * beats
+        size = aim.vectors * beats
         chosen = sorted(rng.choice(config.macros, rng.integers(1, config.macros + 1), replace=False).tolist())
         for tile, wanted in enumerate(aim.tiles):
             bank = int(wanted.get("bank", rng.integers(macro.banks)))
@@ -104,10 +99,10 @@ class AimedPrograms:
                 pattern=aim.pattern,
                 groups=aim.groups,
                 rows=rows,
-                vectors=vectors,
+                vectors=aim.vectors,
                 beats=beats,
                 first_k=tile == 0,
-                last_k=tile == aim.k_tiles - 1,
+                last_k=tile == len(aim.tiles) - 1,
                 replay=replay,
                 store=store,
                 address=int(rng.integers(room - size + 1)),

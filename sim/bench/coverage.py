@@ -20,7 +20,19 @@ from flexcim.commands import Run
 from flexcim.config import MacroConfig
 from flexcim.errors import FlexCiMError
 
-__all__ = ["Axis", "BinCount", "Coverage", "CoverageError", "Cross", "Hole", "SeenRun", "coverage_axes", "legal_runs"]
+__all__ = [
+    "Axis",
+    "BinCount",
+    "Coverage",
+    "CoverageError",
+    "CoverageGapError",
+    "Cross",
+    "Hole",
+    "SeenRun",
+    "coverage_axes",
+    "data_streams",
+    "legal_runs",
+]
 
 Cross: TypeAlias = tuple[str, ...]
 """A label of each axis, in the order of the axes."""
@@ -34,6 +46,10 @@ _MANY_K_TILES = 3
 
 class CoverageError(FlexCiMError):
     """A cross that the contract does not allow, or coverage that cannot be read or added; the message says which."""
+
+
+class CoverageGapError(CoverageError):
+    """Legal crosses that were aimed at for long, and were not hit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,23 +312,35 @@ class Coverage:
             ]
         return counts
 
-    def holes(self) -> Iterator[Hole]:
-        """What was not seen, in the fewest words: combinations of few labels first, and none that is part of another."""
+    def holes(self, most: int) -> list[Hole]:
+        """What was not seen, in few words: combinations of few labels first, of these the ones of many crosses.
+
+        Each tells of a cross that those before it do not. Longer combinations are looked for only while there are not
+        enough.
+
+        Parameters
+        ----------
+        most : int
+            How many to tell at most.
+        """
         names = list(self.axes)
-        told: list[frozenset[tuple[int, str]]] = []
-        missing = self.missing
+        untold, seen = set(self.missing), list(self.seen)
+        holes: list[Hole] = []
         for size in range(1, len(names) + 1):
+            found: list[tuple[Hole, list[Cross]]] = []
             for places in itertools.combinations(range(len(names)), size):
-                seen = {tuple(cross[place] for place in places) for cross, runs in self.runs.items() if runs}
-                parts: dict[Cross, int] = defaultdict(int)
-                for cross in missing:
-                    parts[tuple(cross[place] for place in places)] += 1
-                for labels, crosses in parts.items():
-                    hole = frozenset(zip(places, labels, strict=True))
-                    if labels not in seen and not any(part <= hole for part in told):
-                        told.append(hole)
-                        pairs = zip((names[place] for place in places), labels, strict=True)
-                        yield Hole(tuple(pairs), crosses)
+                hit = {tuple(cross[place] for place in places) for cross in seen}
+                parts: dict[Cross, list[Cross]] = defaultdict(list)
+                for cross in self.missing if untold else ():
+                    parts[tuple(cross[place] for place in places)].append(cross)
+                for labels in parts.keys() - hit:
+                    pairs = tuple((names[place], label) for place, label in zip(places, labels, strict=True))
+                    found.append((Hole(pairs, len(parts[labels])), parts[labels]))
+            for hole, crosses in sorted(found, key=lambda pair: (-pair[0].crosses, pair[0].labels)):
+                if len(holes) < most and not untold.isdisjoint(crosses):
+                    holes.append(hole)
+                    untold.difference_update(crosses)
+        return holes
 
     def _named(self, cross: Cross) -> str:
         return ", ".join(f"{axis} {bin_}" for axis, bin_ in zip(self.axes, cross, strict=True))

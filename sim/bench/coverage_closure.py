@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Awaitable, Callable, Sequence
 
-from sim.bench.coverage import Coverage, CoverageError, Cross
+from sim.bench.coverage import Coverage, CoverageGapError, Cross
 from sim.bench.job import reported
 
 __all__ = ["close_coverage"]
@@ -26,7 +25,7 @@ async def close_coverage(coverage: Coverage, play: Callable[[Sequence[Cross]], A
 
     Raises
     ------
-    CoverageError
+    CoverageGapError
         If no more crosses are hit for many programs; the message says which are missing.
     """
     before = {tuple(cross) for line in reported() for *cross, _ in line["covered"]}
@@ -34,9 +33,9 @@ async def close_coverage(coverage: Coverage, play: Callable[[Sequence[Cross]], A
     while missing := [cross for cross in coverage.missing if cross not in before]:
         if fruitless == _PATIENCE:
             together = Coverage(coverage.axes, {it: runs + (it in before) for it, runs in coverage.runs.items()})
-            raise CoverageError(
+            raise CoverageGapError(
                 f"{len(missing)} of {coverage.legal} legal crosses are still not hit after {_PATIENCE} programs that "
-                f"aimed at them: {'; '.join(map(str, itertools.islice(together.holes(), 5)))}"
+                f"aimed at them: {'; '.join(map(str, together.holes(5)))}"
             )
         hit = coverage.hit
         await play(missing)
