@@ -83,8 +83,8 @@ def verify(
     coverage: Annotated[
         Path | None,
         typer.Option(
-            help="JSON file to write all crosses of the coverage into, with their numbers of runs. What it holds of the "
-            "same Verilog in the same simulator, from runs before, is added to.",
+            help="JSON file to write every cross of the coverage into, with its number of runs. What it holds of the "
+            "same Verilog in the same simulator, from earlier calls, is added up.",
             metavar="FILE",
         ),
     ] = None,
