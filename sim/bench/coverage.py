@@ -313,10 +313,8 @@ class Coverage:
         return counts
 
     def holes(self, most: int) -> list[Hole]:
-        """What was not seen, in few words: combinations of few labels first, of these the ones of many crosses.
-
-        Each tells of a cross that those before it do not. Longer combinations are looked for only while there are not
-        enough.
+        """What was not seen, in few words: combinations of few labels first, and of these always the one that tells of
+        most crosses which those before it do not.
 
         Parameters
         ----------
@@ -324,22 +322,27 @@ class Coverage:
             How many to tell at most.
         """
         names = list(self.axes)
-        untold, seen = set(self.missing), list(self.seen)
+        missing, seen = self.missing, list(self.seen)
+        untold = set(missing)
         holes: list[Hole] = []
         for size in range(1, len(names) + 1):
+            if not untold or len(holes) == most:
+                break
             found: list[tuple[Hole, list[Cross]]] = []
             for places in itertools.combinations(range(len(names)), size):
                 hit = {tuple(cross[place] for place in places) for cross in seen}
                 parts: dict[Cross, list[Cross]] = defaultdict(list)
-                for cross in self.missing if untold else ():
+                for cross in missing:
                     parts[tuple(cross[place] for place in places)].append(cross)
-                for labels in parts.keys() - hit:
+                for labels in (labels for labels in parts if labels not in hit):
                     pairs = tuple((names[place], label) for place, label in zip(places, labels, strict=True))
                     found.append((Hole(pairs, len(parts[labels])), parts[labels]))
-            for hole, crosses in sorted(found, key=lambda pair: (-pair[0].crosses, pair[0].labels)):
-                if len(holes) < most and not untold.isdisjoint(crosses):
-                    holes.append(hole)
-                    untold.difference_update(crosses)
+            while found and len(holes) < most:
+                hole, crosses = max(found, key=lambda pair: len(untold.intersection(pair[1])))
+                if untold.isdisjoint(crosses):
+                    break
+                holes.append(hole)
+                untold.difference_update(crosses)
         return holes
 
     def _named(self, cross: Cross) -> str:
@@ -366,6 +369,6 @@ class Coverage:
             raise CoverageError("has no axes and crosses as they are written here") from None
         bins = list(axes.values())
         for cross in runs:
-            if len(cross) != len(bins) or any(label not in axis for label, axis in zip(cross, bins, strict=True)):
+            if len(cross) != len(bins) or any(label not in axis for label, axis in zip(cross, bins, strict=False)):
                 raise CoverageError(f"has the cross {', '.join(cross)}, which is not one label of each of its axes")
         return cls(axes, runs)

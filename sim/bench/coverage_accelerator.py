@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
 from flexcim.accelerator_config import AcceleratorConfig
@@ -16,17 +14,19 @@ from sim.bench.coverage import Coverage, SeenRun, coverage_axes
 from sim.bench.coverage_monitor import Handshake, RunMonitor, paused_streams
 from sim.bench.streams import ContractError
 
-__all__ = ["PROBES", "AcceleratorMonitor"]
+__all__ = ["AcceleratorMonitor", "probes"]
 
-PROBES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "flexcim_accelerator_macro": (
-            "run__payload",
-            *(f"{stream}__{pin}" for stream in ("run", "activations", "results") for pin in ("valid", "ready")),
-        )
-    }
-)
-"""The pins inside the accelerator that its monitor looks at, by Verilog module."""
+
+def probes(top: str) -> dict[str, tuple[str, ...]]:
+    """The pins inside an accelerator that its monitor looks at, by Verilog module.
+
+    Parameters
+    ----------
+    top : str
+        The accelerator's module.
+    """
+    handshakes = (f"{stream}__{pin}" for stream in ("run", "activations", "results") for pin in ("valid", "ready"))
+    return {f"{top}_macro": ("run__payload", *handshakes)}
 
 
 class AcceleratorMonitor:

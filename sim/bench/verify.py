@@ -14,7 +14,7 @@ from flexcim.config import MacroConfig
 from hw.accelerator_verilog import generate_accelerator
 from hw.verilog import GeneratedVerilog, generate
 from sim.bench.coverage import Coverage
-from sim.bench.coverage_accelerator import PROBES
+from sim.bench.coverage_accelerator import probes
 from sim.bench.runner import Outcome, run_tests
 from sim.bench.simulators import Build, SimulatorError, build, check_tools
 
@@ -210,7 +210,7 @@ def _verify(
     try:
         design = make()
         digest = hashlib.sha256(design.text.encode()).hexdigest()
-        built = build(design, simulator, waves=waves, probes=_probes(config))
+        built = build(design, simulator, waves=waves, probes=_probes(config, design))
         build_seconds = time.perf_counter() - begun
         outcomes = run_tests(built, config, tests, folder, seed=seed)
         failed = [outcome.name for outcome in outcomes if not outcome.passed]
@@ -235,9 +235,9 @@ def _verify(
     )
 
 
-def _probes(config: MacroConfig | AcceleratorConfig) -> Mapping[str, Sequence[str]]:
+def _probes(config: MacroConfig | AcceleratorConfig, design: GeneratedVerilog) -> Mapping[str, Sequence[str]]:
     """What the bench has to see inside the design: a macro alone shows all that coverage needs."""
-    return PROBES if isinstance(config, AcceleratorConfig) else {}
+    return probes(design.top) if isinstance(config, AcceleratorConfig) else {}
 
 
 def _write_waves(
@@ -251,7 +251,7 @@ def _write_waves(
 ) -> Path | None:
     """Run tests again in a build that writes waves, as such builds are slower; None if that fails."""
     with suppress(SimulatorError):  # the tests that failed are what matters
-        built = build(design, simulator, waves=True, probes=_probes(config))
+        built = build(design, simulator, waves=True, probes=_probes(config, design))
         run_tests(built, config, modules, folder, seed=seed, tests=tests)
         return _waves_file(built, folder)
     return None
