@@ -7,7 +7,8 @@ import pytest
 
 from flexcim.instructions import AcceleratorError, RunTiles
 from sim.bench.accelerator_coverage_stimulus import AimedPrograms
-from sim.bench.coverage import Coverage, coverage_axes
+from sim.bench.coverage import Coverage
+from sim.bench.coverage_model import coverage_axes
 from sim.golden.accelerator import GoldenAccelerator, WordStream
 from tests.accelerators import ACCELERATORS
 

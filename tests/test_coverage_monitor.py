@@ -9,6 +9,7 @@ import pytest
 from flexcim.commands import RUN_FIELDS, Run
 from flexcim.config import MacroConfig
 from flexcim.pattern import Pattern
+from sim.bench.coverage_model import SeenRun
 from sim.bench.coverage_monitor import Handshake, RunMonitor, paused_streams
 from sim.bench.stimulus import with_fields
 from sim.bench.streams import ContractError
@@ -37,7 +38,7 @@ class Pins:
         for stream in STREAMS:
             for pin in ("valid", "ready"):
                 setattr(self, f"{stream}__{pin}", Signal(f"{stream}__{pin}"))
-        self.told = []
+        self.told: list[SeenRun] = []
         self.monitor = RunMonitor(self, CONFIG, self.told.append)
         self.handshakes = [Handshake.of(self, stream) for stream in STREAMS[1:]]
         self.cycle = 0
@@ -80,9 +81,9 @@ def test_a_run_is_over_with_its_last_result(pins):
     ("cycle", "stalled"), [(0, []), (1, []), (2, ["weights"]), (3, ["weights"]), (4, ["weights"]), (5, ["weights"])]
 )
 def test_pauses_count_from_the_first_beat_on(cycle, stalled, pins):
-    steps = [{"run": TWO_BEATS}, {}, {"moves": "a"}, {"moves": "a"}, {"moves": "r"}, {"moves": "r"}]
-    for index, step in enumerate(steps):
-        pins.clock(**step, pauses="w" if index == cycle else "")
+    pins.clock(pauses="w" if cycle == 0 else "", run=TWO_BEATS)
+    for index, moves in enumerate(["", "a", "a", "r", "r"], start=1):
+        pins.clock(moves, pauses="w" if index == cycle else "")
     assert pins.seen == [(1, 0, 1, stalled)]
 
 

@@ -8,7 +8,8 @@ import pytest
 from flexcim.commands import ErrorKind
 from flexcim.config import MacroConfig
 from sim.bench.checker import expect
-from sim.bench.coverage import Coverage, coverage_axes, data_streams
+from sim.bench.coverage import Coverage
+from sim.bench.coverage_model import coverage_axes, data_streams
 from sim.bench.coverage_stimulus import aimed_program, choose_aims
 from tests.simulation import CONFIGS
 

@@ -14,7 +14,7 @@ from flexcim.images import run_image, run_words, tile_image, tile_words
 from flexcim.instructions import LoadTile, RunTiles
 from flexcim.pattern import Pattern
 from sim.bench.accelerator_stimulus import AcceleratorStimulus
-from sim.bench.coverage import Cross
+from sim.bench.coverage_model import Cross
 from sim.bench.coverage_stimulus import Aim, choose_aims
 from sim.bench.random_stimulus import random_beats, random_image
 

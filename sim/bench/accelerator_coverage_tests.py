@@ -11,8 +11,8 @@ from numpy.random import Generator
 
 from sim.bench.accelerator_bench import AcceleratorBench
 from sim.bench.accelerator_coverage_stimulus import AimedPrograms
-from sim.bench.coverage import Cross
 from sim.bench.coverage_closure import close_coverage
+from sim.bench.coverage_model import Cross
 from sim.bench.job import accelerator_test
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from flexcim.accelerator_config import AcceleratorConfig
 from flexcim.commands import Run
 from flexcim.instructions import AcceleratorProgram, RunTiles
-from sim.bench.coverage import Coverage, SeenRun, coverage_axes
+from sim.bench.coverage import Coverage
+from sim.bench.coverage_model import SeenRun, coverage_axes, cross_of
 from sim.bench.coverage_monitor import Handshake, RunMonitor, paused_streams
 from sim.bench.streams import ContractError
 
@@ -97,7 +98,7 @@ class AcceleratorMonitor:
             raise ContractError(f"macro {index} carried out {run.command}, but the program has {tiles}")
         source = "replay" if tiles.replay else "store" if tiles.store else "stream"
         run = replace(run, source=source)
-        self._coverage.add(tuple(axis.label(run) for axis in self._axes))
+        self._coverage.add(cross_of(self._axes, run))
 
 
 def _command(tiles: RunTiles) -> Run:

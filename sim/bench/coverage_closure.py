@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from sim.bench.coverage import Coverage, CoverageGapError, Cross
+from sim.bench.coverage import Coverage, CoverageGapError
+from sim.bench.coverage_model import Cross
 from sim.bench.job import reported
 
 __all__ = ["close_coverage"]

@@ -13,7 +13,7 @@ from typing import Any
 
 from flexcim.commands import RUN_FIELDS, Run
 from flexcim.config import MacroConfig
-from sim.bench.coverage import SeenRun
+from sim.bench.coverage_model import SeenRun
 from sim.bench.stimulus import as_run
 from sim.bench.streams import ContractError, level
 from sim.golden.macro import command_fields

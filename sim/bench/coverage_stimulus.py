@@ -12,7 +12,7 @@ from flexcim.accelerator_config import AcceleratorConfig
 from flexcim.commands import Run
 from flexcim.config import MacroConfig
 from flexcim.pattern import Pattern
-from sim.bench.coverage import Cross, coverage_axes, data_streams
+from sim.bench.coverage_model import Cross, coverage_axes, data_streams, macro_of
 from sim.bench.random_stimulus import random_beats, random_image
 from sim.bench.stimulus import Stimulus
 from sim.bench.streams import Stall, bursts, now_and_then
@@ -57,13 +57,12 @@ def choose_aims(
         Accumulations that can hit what is missing with it, and others between them, which give the streams something
         to pause with: a replayed run, for example, needs another one whose activations are missing meanwhile.
     """
-    macro = config.macro if isinstance(config, AcceleratorConfig) else config
     names = [axis.name for axis in coverage_axes(config)]
     wanted = [dict(zip(names, cross, strict=True)) for cross in missing]
     stall = wanted[rng.integers(len(wanted))]["stall"]
     alike = [labels for labels in wanted if labels["stall"] == stall]
-    aims = [_aim(macro, alike[index], alike, rng) for index in rng.integers(len(alike), size=count)]
-    return stall, [aim if rng.random() < 0.8 else _any_accumulation(macro, rng) for aim in aims]
+    aims = [_aim(macro_of(config), alike[index], alike, rng) for index in rng.integers(len(alike), size=count)]
+    return stall, [aim if rng.random() < 0.8 else _any_accumulation(macro_of(config), rng) for aim in aims]
 
 
 def _aim(config: MacroConfig, wanted: Mapping[str, str], missing: Iterable[Mapping[str, str]], rng: Generator) -> Aim:

@@ -14,7 +14,8 @@ from flexcim.commands import ErrorKind
 from flexcim.config import MacroConfig
 from flexcim.cycles import program_cycles
 from sim.bench.checker import Checker, Expectation, MismatchError, expect
-from sim.bench.coverage import Coverage, SeenRun, coverage_axes, data_streams
+from sim.bench.coverage import Coverage
+from sim.bench.coverage_model import SeenRun, coverage_axes, cross_of, data_streams
 from sim.bench.coverage_monitor import Handshake, RunMonitor, paused_streams
 from sim.bench.stimulus import Stimulus
 from sim.bench.streams import ContractError, Sink, Source, Stall, level
@@ -185,7 +186,7 @@ class MacroBench:
         self.cycles += cycle
 
     def _cover(self, run: SeenRun) -> None:
-        self.coverage.add(tuple(axis.label(run) for axis in self._axes))
+        self.coverage.add(cross_of(self._axes, run))
 
     def _check_end(self, stimulus: Stimulus, checker: Checker, expectation: Expectation) -> None:
         """Raise unless all that should have moved has moved, and the error is right."""

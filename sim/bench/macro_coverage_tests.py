@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from numpy.random import Generator
 
-from sim.bench.coverage import Cross
 from sim.bench.coverage_closure import close_coverage
+from sim.bench.coverage_model import Cross
 from sim.bench.coverage_stimulus import aimed_program
 from sim.bench.job import bench_test
 from sim.bench.macro_bench import MacroBench

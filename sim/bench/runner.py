@@ -16,7 +16,7 @@ from cocotb_tools.runner import get_runner
 from flexcim.accelerator_config import AcceleratorConfig
 from flexcim.config import MacroConfig
 from flexcim.files import write_text
-from sim.bench.coverage import Cross
+from sim.bench.coverage_model import Cross
 from sim.bench.job import CONFIG_FILE, REPORT_FILE
 from sim.bench.simulators import Build, SimulatorError
 
