@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from flexcim.config import MacroConfig
-from sim.bench.coverage import CoverageError
+from sim.bench.coverage import Coverage, CoverageError
 from sim.bench.coverage_file import CoverageRecord, merge_records, read_records, write_records
 from sim.bench.runner import Outcome
 from sim.bench.verify import Verification
@@ -58,6 +59,15 @@ def test_the_same_design_in_the_same_simulator_adds_up(tmp_path):
     assert merged.coverage.seen == {FIRST: 4, SECOND: 2}
     assert merged.seeds == (1, 2)
     assert earlier.coverage.seen == {FIRST: 3}, "left as it was"
+
+
+def test_records_of_other_crosses_are_not_added(tmp_path):
+    good = record(tmp_path, {FIRST: 3})
+    runs = dict(good.coverage.runs)
+    del runs[FIRST]
+    bad = replace(good, coverage=Coverage(good.coverage.axes, runs))
+    with pytest.raises(CoverageError, match=r"mine, icarus: coverage of 179 legal crosses of .* cannot be added to"):
+        merge_records([bad, good])
 
 
 @pytest.mark.parametrize("other", [{"simulator": "verilator"}, {"design": "d1"}])

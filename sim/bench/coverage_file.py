@@ -67,7 +67,7 @@ def merge_records(records: Iterable[CoverageRecord]) -> list[CoverageRecord]:
     Raises
     ------
     CoverageError
-        If the legal crosses of two that belong together differ, as of files that another version wrote.
+        If the legal crosses of two that belong together differ, as of a file that was changed by hand.
     """
     merged: list[CoverageRecord] = []
     for record in records:
@@ -81,7 +81,10 @@ def merge_records(records: Iterable[CoverageRecord]) -> list[CoverageRecord]:
 
 def _sum(one: CoverageRecord, other: CoverageRecord) -> CoverageRecord:
     coverage = Coverage(one.coverage.axes, one.coverage.runs)
-    coverage.merge(other.coverage)
+    try:
+        coverage.merge(other.coverage)
+    except CoverageError as error:
+        raise CoverageError(f"{other.label}, {other.simulator}: {error}") from None
     return CoverageRecord(
         label=other.label,
         parameters=other.parameters,

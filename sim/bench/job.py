@@ -33,8 +33,8 @@ CONFIG_FILE = "config.json"
 """The parameters, as ``to_mapping`` of the configuration gives them."""
 
 REPORT_FILE = "report.jsonl"
-"""A line for each test that passed: its name, the results that it compared, the cycles that it simulated, and the
-crosses that it covered with their numbers of runs."""
+"""A line for each test that passed, or lacks nothing but coverage: its name, the results that it compared, the cycles
+that it simulated, and the crosses that it covered with their numbers of runs."""
 
 LAYER_FILE = "layer.npz"
 """A layer to run: its shape and mode as JSON, the packed arrays and the activations."""
@@ -88,6 +88,6 @@ def _report(name: str, bench: MacroBench | AcceleratorBench) -> None:
 
 
 def reported() -> list[dict[str, Any]]:
-    """What the tests before this one, which passed, have reported."""
+    """What the tests before this one have reported."""
     report = Path(REPORT_FILE)
     return [json.loads(line) for line in report.read_text().splitlines()] if report.is_file() else []
