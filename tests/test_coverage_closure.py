@@ -44,10 +44,14 @@ def test_what_others_have_hit_is_not_aimed_at_and_not_counted_twice(coverage, tm
     assert coverage.seen == {("a", "y"): 1, ("b", "x"): 1}
 
 
-def test_what_cannot_be_hit_is_told(coverage):
+@pytest.mark.parametrize("earlier", [[], [["a", "x", 3]]])
+def test_what_cannot_be_hit_is_told(earlier, coverage, tmp_path):
+    (tmp_path / REPORT_FILE).write_text(json.dumps({"test": "programs", "covered": earlier}) + "\n")
+
     async def play(missing):
         coverage.add(("a", "x"))
 
     message = r"3 of 4 legal crosses are still not hit after \d+ programs that aimed at them: letter b; end y"
     with pytest.raises(CoverageGapError, match=message):
         asyncio.run(close_coverage(coverage, play))
+    assert coverage.runs["a", "x"] == 60 + (not earlier)

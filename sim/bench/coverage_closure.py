@@ -30,14 +30,14 @@ async def close_coverage(coverage: Coverage, play: Callable[[Sequence[Cross]], A
         If no more crosses are hit for many programs; the message says which are missing.
     """
     before = {tuple(cross) for line in reported() for *cross, _ in line["covered"]}
-    fruitless = 0
+    fewest, fruitless = coverage.legal + 1, 0
     while missing := [cross for cross in coverage.missing if cross not in before]:
+        fruitless = 0 if len(missing) < fewest else fruitless + 1
+        fewest = len(missing)
         if fruitless == _PATIENCE:
             together = Coverage(coverage.axes, {it: runs + (it in before) for it, runs in coverage.runs.items()})
             raise CoverageGapError(
                 f"{len(missing)} of {coverage.legal} legal crosses are still not hit after {_PATIENCE} programs that "
                 f"aimed at them: {'; '.join(map(str, together.holes(5)))}"
             )
-        hit = coverage.hit
         await play(missing)
-        fruitless = 0 if coverage.hit > hit else fruitless + 1
