@@ -77,14 +77,15 @@ def verify(
     full_coverage: Annotated[
         bool,
         typer.Option(
-            "--full-coverage", help="Then play programs that aim at legal crosses which no test has hit, until all are."
+            "--full-coverage",
+            help="Play on, aiming at legal crosses of the coverage that no test has hit, until all are hit.",
         ),
     ] = False,
     coverage: Annotated[
         Path | None,
         typer.Option(
-            help="JSON file to write every cross of the coverage into, with its number of runs. What it holds of the "
-            "same Verilog in the same simulator, from earlier calls, is added up.",
+            help="JSON file for the coverage: every legal cross with its number of runs. Calls on the same Verilog "
+            "in the same simulator add up in it.",
             metavar="FILE",
         ),
     ] = None,
@@ -105,10 +106,10 @@ def verify(
     weights, resets in mid-run, and every kind of illegal command. What fails
     runs again with waves. Writes results.json and results.xml (JUnit).
 
-    What was played is counted at the Verilog's pins: the crosses of pattern,
-    groups, bits per cycle, K tiles, stalls, bank and position among the K
-    tiles (for accelerators also of where activations came from). Told is how
-    many of the legal ones were hit, and what the others have in common.
+    The functional coverage is measured at the Verilog's pins: crosses of
+    pattern, groups, bits per cycle, K tiles, stall, bank and position among
+    the K tiles, and for accelerators of where activations came from. Tables
+    show how many of the legal crosses were hit, and lines what was not.
 
     Exit code 1 if a test failed, 2 if the input cannot be used.
 
