@@ -12,6 +12,7 @@ import pytest
 
 from flexcim.cli import main
 from flexcim.config import PRESETS, MacroConfig
+from flexcim.errors import FlexCiMError
 from hw.verilog import generate
 from sim.bench.coverage import Coverage
 from sim.bench.coverage_file import CoverageRecord, read_records, write_records
@@ -134,6 +135,24 @@ def test_a_failure_is_told_and_gives_exit_code_1(tmp_path, capsys):
     assert f"waves: {tmp_path / 'board-icarus' / 'dump.vcd'}" in out
     for simulator in ("verilator", "icarus"):
         assert f"flexcim: board, {simulator}, programs: cycle 3: output 1 is 2, but must be 3\n" in err
+
+
+@pytest.mark.parametrize(("option", "wanted"), [([], False), (["--full-coverage"], True)])
+def test_full_coverage_is_played_for_those_who_ask(option, wanted, tmp_path, monkeypatch):
+    asked = []
+
+    @contextmanager
+    def workers(count, done):
+        yield Pool()
+
+    class Pool:
+        def run(self, jobs):
+            asked.extend(function.keywords["full_coverage"] for _, function, _ in jobs)
+            raise FlexCiMError("enough is known")
+
+    monkeypatch.setattr("sim.workers.workers", workers)
+    assert main(["verify", "--preset", "board", *option, "-o", str(tmp_path)]) == 2
+    assert asked == [wanted]
 
 
 @pytest.mark.parametrize(
