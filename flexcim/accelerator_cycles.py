@@ -296,7 +296,7 @@ class _Pass:
         macro = self.macros[load.macro]
         if load.bank in macro.loaded_at:
             raise CycleError(
-                f"a load waits for bank {load.bank} of macro {load.macro}, which a run that comes later releases"
+                f"a load must wait for bank {load.bank} of macro {load.macro}, which no run before it releases"
             )
         self.weights.announce(load.words, self.dispatched)
         self.command = max(self.command + 1, self.dispatched + 1, macro.load_ends)
@@ -311,7 +311,7 @@ class _Pass:
         self._dispatch(max(self.runs[0], self.results[0] if run.last_k else -1) + 1)
         for index in run.macros:
             if run.bank not in self.macros[index].loaded_at:
-                raise CycleError(f"a run waits for bank {run.bank} of macro {index}, but no load for it comes before")
+                raise CycleError(f"a run needs bank {run.bank} of macro {index}, which no load before it fills")
         self.run_begun = max(self.run_begun + 1, self.dispatched + 1, self.last_activation)
         self.runs.append(self.run_begun)
         if not run.replay:

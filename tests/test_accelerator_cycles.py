@@ -97,9 +97,9 @@ def test_a_stall_pattern_repeats_itself():
 def test_programs_that_never_finish_are_refused():
     stimulus = rounds(CONFIG, np.random.default_rng(93), 1)
     loads, run = loads_and_run(stimulus)
-    with pytest.raises(CycleError, match="a run waits for bank 0 of macro 0, but no load for it comes before"):
+    with pytest.raises(CycleError, match="a run needs bank 0 of macro 0, which no load before it fills"):
         AcceleratorTiming(CONFIG).run(AcceleratorProgram((run,)))
-    message = "a load waits for bank 0 of macro 0, which a run that comes later releases"
+    message = "a load must wait for bank 0 of macro 0, which no run before it releases"
     with pytest.raises(CycleError, match=message):
         AcceleratorTiming(CONFIG).run(AcceleratorProgram((loads[0], loads[0])))
     for change in (-1, 1):
@@ -116,5 +116,5 @@ def test_tiles_stay_from_one_program_to_the_next():
     again = timing.run(AcceleratorProgram((run,)))
     assert again.weight_words == 0
     assert again.cycles < first.cycles
-    with pytest.raises(CycleError, match="no load for it comes before"):
+    with pytest.raises(CycleError, match="which no load before it fills"):
         timing.run(AcceleratorProgram((run,)))
