@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from flexcim.accelerator_cycles import AcceleratorTiming, stall_pattern
-from flexcim.tiling import LayerTiling
+from flexcim.compiler.layer import compile_layer
+from flexcim.tiling import pack_layer
 from sim.bench.accelerator_stimulus import RandomPrograms
 from sim.golden.accelerator import GoldenAccelerator, WordStream
-from tests.accelerators import ACCELERATORS, layer_outputs, layer_stimulus, play
+from tests.accelerators import ACCELERATORS, play, program_stimuli
 from tests.sparse_weights import random_weights
 
 STREAMS = ("weights", "activations", "results")
@@ -55,20 +56,25 @@ def test_random_programs_are_bit_and_cycle_exact(config, stalled):
 
 
 @for_each_accelerator
-def test_a_layer_larger_than_the_memory_of_cells_is_the_integer_product(config):
-    if not config.activation_memory:
-        pytest.skip("its layer is stored in the activation memory")
+@pytest.mark.parametrize("stalled", [False, True])
+def test_a_layer_twenty_times_as_large_as_all_banks_is_the_integer_product(config, stalled):
     rng = np.random.default_rng(53)
     macro = config.macro
     pattern = macro.patterns[0]
-    inputs = 2 * macro.tile_inputs(pattern, 1) - 1
-    outputs = 2 * config.macros * macro.columns - 1
-    tiling = LayerTiling(macro, outputs, inputs, pattern, 1, "a test")
+    inputs = 2 * macro.tile_inputs(pattern, 1) + 1
+    outputs = 10 * config.macros * macro.banks * macro.columns
+    cells = config.macros * macro.banks * macro.sub_macros * macro.rows * macro.columns
+    assert outputs * inputs * pattern.density >= 20 * cells
+    layer = compile_layer(config, outputs, inputs, pattern, 2)
     weights = random_weights(rng, outputs, inputs, pattern, macro.weight_bits)
     low = 1 << (macro.activation_bits - 1)
     activations = rng.integers(-low, low, (2, inputs)).astype(np.int8)
-    stimulus = layer_stimulus(config, tiling, weights, activations)
-    (core,) = play(config, [stimulus], 20_000)
+    streams = layer.weight_image(*pack_layer(layer.tiling, weights)), layer.activation_image(activations)
+    stalls = random_stalls(rng) if stalled else {}
+    played = play(config, program_stimuli(config, layer.programs, *streams), 40_000, stalls)
     product = activations.astype(np.int64) @ weights.T.astype(np.int64)
-    assert (layer_outputs(config, tiling, 2, core.results) == product).all()
-    assert core.counters["cycles"] == AcceleratorTiming(config).run(stimulus.program).cycles
+    assert (layer.outputs(np.concatenate([core.results for core in played])) == product).all()
+    timing = AcceleratorTiming(config)
+    for program, core in zip(layer.programs, played, strict=True):
+        predicted = timing.run(program, stalls)
+        assert core.counters == {name: getattr(predicted, name) for name in core.counters}
