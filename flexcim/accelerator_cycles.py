@@ -294,7 +294,7 @@ class _Pass:
         self, config: AcceleratorConfig, entries: int, resident: list[set[int]], stalls: Mapping[str, NextCycle]
     ) -> None:
         self.config = config
-        self.free = not stalls
+        self.stalled = bool(stalls)
         self.weights = _Intake(config.weight_bus, config.weight_beat_bits, stalls.get("weights", _at_once))
         self.activations = _Intake(
             config.activation_bus, config.activation_beat_bits, stalls.get("activations", _at_once)
@@ -326,7 +326,7 @@ class _Pass:
             step = steps[position]
             self._step(step)
             position += 1
-            if self.free and isinstance(step, RunTiles):
+            if isinstance(step, RunTiles) and not self.stalled:
                 state, counters = self._state(), self._counters(self.dispatched) + skipped
                 if state in seen:
                     first, before = seen[state]

@@ -10,7 +10,7 @@ from flexcim.registers import REGISTERS, Field, Register, constant_fields
 
 __all__ = ["c_header", "markdown", "python_driver"]
 
-_RESET = "After a reset every field is 0, but for those whose value is given."
+_RESET = "After rst every field is 0, but for those whose value is given."
 
 _ACCESS = {"ro": "read only", "rw": "read and write", "wo": "write only"}
 

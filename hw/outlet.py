@@ -84,7 +84,6 @@ class Outlet(wiring.Component):
         m.d.sync += level.eq(rest + Mux(taken, self._beat, 0))
 
         kept = Mux(given, buffer >> (self._word * self._unit), buffer)
-        m.d.sync += buffer.eq(
-            kept | shift_left(m, "beat_bits", Mux(taken, self.beat, 0), rest, self._unit, len(buffer))
-        )
+        beat = shift_left(m, "beat_bits", Mux(taken, self.beat, 0), rest, self._unit, len(buffer))
+        m.d.sync += buffer.eq(kept | beat)
         return m

@@ -64,6 +64,10 @@ ACCELERATORS: dict[str, AcceleratorConfig] = {
 """Small instances that differ in all: macros, buses narrower and wider than their beats, memories, the macro itself."""
 
 
+_LATE = 100
+"""Cycles after an error in which results that had been computed may still leave."""
+
+
 def program_stimuli(
     config: AcceleratorConfig,
     programs: Sequence[AcceleratorProgram],
@@ -97,6 +101,8 @@ class CorePlayed:
         When each was taken, from the start on.
     counters : dict of str to int
         The counters in the end.
+    done : bool
+        Whether it has ended.
     error, error_macro, error_macro_kind : int
         The error in the end.
     """
@@ -106,6 +112,7 @@ class CorePlayed:
     last: list[bool] = field(default_factory=list)
     cycle: list[int] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
+    done: bool = False
     error: int = 0
     error_macro: int = 0
     error_macro_kind: int = 0
@@ -171,7 +178,7 @@ def play(
     lasts : mapping of str to set of int, optional
         Words of the input streams that carry ``tlast``.
     program : ndarray of uint32, optional
-        The program memory's image, if it is not that of the stimulus.
+        The program memory's image, if it is not that of the stimulus; it may leave words.
     """
     core = AcceleratorCore(config)
     goes = {name: (stalls or {}).get(name, lambda cycle: cycle) for name in ("weights", "activations", "results")}
@@ -192,7 +199,7 @@ def play(
             ctx.set(core.start, 1)
             played.append(await _carry_out(ctx, core, sources, goes["results"], limit))
             for source in sources:
-                assert played[-1].error or source.place == len(source.words)
+                assert program is not None or source.place == len(source.words)
 
     simulate(core, bench)
     return played
@@ -202,6 +209,7 @@ async def _carry_out(
     ctx: Any, core: AcceleratorCore, sources: list[_Source], goes: NextCycle, limit: int
 ) -> CorePlayed:
     played, held = CorePlayed(), None
+    late = _LATE
     for cycle in range(limit):
         for source in sources:
             source.offer(ctx, cycle)
@@ -220,9 +228,12 @@ async def _carry_out(
             played.last.append(bool(shown[2]))
             played.cycle.append(cycle)
         done = ctx.get(core.done)
+        if not ctx.get(core.error):
+            late = cycle + _LATE
         await ctx.tick()
         ctx.set(core.start, 0)
-        if done:
+        if done or cycle == late:
+            played.done = bool(done)
             break
     names = ("cycles", "weight_stalls", "activation_stalls", "result_stalls")
     played.counters = {name: ctx.get(getattr(core, name)) for name in names}

@@ -10,6 +10,8 @@ import pytest
 
 from flexcim.accelerator_cycles import AcceleratorTiming, stall_pattern
 from flexcim.compiler.layer import compile_layer
+from flexcim.errors import FlexCiMError
+from flexcim.instructions import INSTRUCTION_FIELDS
 from flexcim.tiling import pack_layer
 from sim.bench.accelerator_stimulus import RandomPrograms
 from sim.golden.accelerator import GoldenAccelerator, WordStream
@@ -78,3 +80,41 @@ def test_a_layer_twenty_times_as_large_as_all_banks_is_the_integer_product(confi
     for program, core in zip(layer.programs, played, strict=True):
         predicted = timing.run(program, stalls)
         assert core.counters == {name: getattr(predicted, name) for name in core.counters}
+
+
+@for_each_accelerator
+def test_no_inverted_bit_of_a_program_gives_a_wrong_result_without_an_error(config):
+    """The golden accelerator says what a program with one inverted bit does; there is no other kind of answer."""
+    ends = {check_inverted_bit(config, np.random.default_rng([57, index])) for index in range(5)}
+    assert "error" in ends
+
+
+def check_inverted_bit(config, rng):
+    """Compare a program with one inverted bit; returns how it ended."""
+    stimulus = RandomPrograms(config, rng).program(layers=2, max_vectors=3)
+    # Behind the program, nothing is an instruction; behind the images, there are words enough for other programs.
+    words = np.full((config.program_depth, 4), 0xFFFF_FFFF, np.uint32)
+    legal = stimulus.program.words(config.macro)
+    words[: len(legal)] = legal
+    named = [(low, width) for fields in INSTRUCTION_FIELDS.values() for low, width in fields.values()]
+    low, width = named[rng.integers(len(named))]
+    bit = low + int(rng.integers(width))
+    words[rng.integers(len(legal)), bit // 32] ^= np.uint32(1 << bit % 32)
+    stimulus.tiles.append(np.zeros((1000, config.weight_bus // 8), np.uint8))
+    stimulus.runs.append(np.zeros((1000, config.activation_bus // 8), np.uint8))
+    golden = GoldenAccelerator(config)
+    try:
+        expected = golden.execute(words, WordStream(stimulus.weights), WordStream(stimulus.activations)).results
+    except FlexCiMError:  # it would need still more words
+        return "waits"
+    (core,) = play(config, [stimulus], 4_000, program=words)
+    if golden.error:
+        assert core.error
+        # Of the run at fault, vectors may have left before; the golden accelerator gives none of it.
+        common = min(core.results.size, expected.size)
+        assert core.results.tobytes()[:common] == expected.tobytes()[:common]
+        return "error"
+    assert core.done
+    assert not core.error
+    assert core.results.tobytes() == expected.tobytes()
+    return "done"

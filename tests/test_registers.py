@@ -121,7 +121,7 @@ def test_after_a_reset_all_registers_have_the_values_that_the_files_give():
             await ctx.tick()
 
         async def values():
-            found = {}
+            found: dict[tuple[str, str], int] = {}
             ctx.set(accelerator.s_axil_rready, 1)
             for entry in (entry for entry in REGISTERS if entry.access != "wo"):
                 ctx.set(accelerator.s_axil_araddr, entry.address)
