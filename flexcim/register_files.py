@@ -11,6 +11,8 @@ from flexcim.registers import REGISTERS, Field, Register, constant_fields
 
 __all__ = ["c_header", "markdown", "python_driver"]
 
+_RESET = "After rst every field is 0, but for those whose value is given."
+
 _ACCESS = {"ro": "read only", "rw": "read and write", "wo": "write only"}
 
 
@@ -33,7 +35,8 @@ def c_header(config: AcceleratorConfig, name: str) -> str:
     """
     upper = name.upper()
     lines = [
-        f"/* {name}: registers and instructions of a FlexCiM accelerator; generated. */",
+        f"/* {name}: registers and instructions of a FlexCiM accelerator; generated.",
+        f"   {_RESET} */",
         f"#ifndef {upper}_H",
         f"#define {upper}_H",
         "",
@@ -129,7 +132,13 @@ def python_driver(config: AcceleratorConfig, name: str) -> str:
         Its name, for the module's docstring.
     """
     constants = constant_fields(config)
-    lines = [f'"""{name}: driver of a FlexCiM accelerator\'s registers; generated."""', "", "REGISTERS = {"]
+    lines = [
+        f'"""{name}: driver of a FlexCiM accelerator\'s registers; generated.',
+        "",
+        f'{_RESET}\n"""',
+        "",
+        "REGISTERS = {",
+    ]
     for register in REGISTERS:
         lines.append(f'    "{register.name}": ({register.address:#04x}, "{register.access}"),  # {register.meaning}')
     lines += ["}", '"""Address in bytes and access of each register."""', "", "FIELDS = {"]
@@ -213,7 +222,12 @@ def markdown(config: AcceleratorConfig, name: str) -> str:
         Its name, for the title.
     """
     constants = constant_fields(config)
-    lines = [f"# {name}: registers", "", "Generated. Addresses count bytes; bits that are not named read as 0.", ""]
+    lines = [
+        f"# {name}: registers",
+        "",
+        f"Generated. Addresses count bytes; bits that are not named read as 0. {_RESET}",
+        "",
+    ]
     lines += ["| address | register | access | bits | field | meaning |", "|---|---|---|---|---|---|"]
     for register in REGISTERS:
         lines.append(
