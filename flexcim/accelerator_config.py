@@ -198,7 +198,8 @@ class AcceleratorConfig:
 ACCELERATOR_PRESETS: dict[str, AcceleratorConfig] = {
     "accelerator": AcceleratorConfig(),
     "accelerator-2": AcceleratorConfig(macros=2),
-    "accelerator-4": AcceleratorConfig(macros=4),
+    # Nothing computes before the first tiles are there, and those of four macros come through one port: a wide one.
+    "accelerator-4": AcceleratorConfig(macro=MacroConfig(weight_port=128), macros=4, weight_bus=1024),
     "accelerator-board": AcceleratorConfig(
         macro=PRESETS["board"],
         weight_bus=32,

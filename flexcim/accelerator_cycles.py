@@ -2,20 +2,25 @@
 docs/architecture.md, section 7.5.
 
 Cycle 0 is the one in which the sequencer sees the start. All streams flow freely unless stall patterns are given.
+
+A layer repeats itself, tile by tile and round by round. Where the streams flow freely, nothing depends on the absolute
+time; so once all is again as it was before, relative to the last dispatch, and the same instructions follow as followed
+then, they take as long as they did, and are counted without being carried out.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from math import gcd
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flexcim.accelerator_config import AcceleratorConfig
 from flexcim.cycles import PIPELINE_CYCLES, CycleError, result_entries
-from flexcim.instructions import AcceleratorProgram, LoadTile, Loop, RunTiles
+from flexcim.instructions import AcceleratorProgram, Instruction, LoadTile, Loop, RunTiles
 
 __all__ = ["AcceleratorCycles", "AcceleratorTiming", "NextCycle", "stall_pattern"]
 
@@ -90,6 +95,13 @@ class _Steps:
     def reach(self, place: int, cycle: int) -> None:
         self._steps.append((place, cycle))
 
+    def state(self, asked: int, origin: int, base: int) -> tuple[int, ...]:
+        """What later answers depend on, for places from ``asked`` on: pairs of a place relative to ``origin`` and a
+        cycle relative to ``base``."""
+        steps = [(0, base)] if asked <= 0 else []
+        steps += [step for step in self._steps if step[0] >= asked]
+        return tuple(part for place, cycle in steps for part in (place - origin, max(0, cycle - base)))
+
     def when(self, place: int) -> int:
         """The cycle in which the counter reached a place; -1 for where it began."""
         if place <= 0:
@@ -120,6 +132,12 @@ class _Intake:
         self.first, self.words = self.words, self.words + words
         self.known = dispatched + 2
         self.given = self.first * self.word
+
+    def state(self, base: int) -> tuple[int, ...]:
+        """What later images depend on; between images, all bits that were accepted were given."""
+        asked = (self.accepted + 1) * self.word - self.size
+        times = self.last_word, self.last_beat
+        return *(max(0, cycle - base) for cycle in times), *self.taken.state(asked, self.words * self.word, base)
 
     def take(self, earliest: int, *, final: bool) -> int:
         """The cycle in which the image's next beat is taken, if it can be from a cycle on."""
@@ -158,6 +176,13 @@ class _Outlet:
         self.taken = self.left = 0  # bits of the packet
         self.leaving = _Steps()
 
+    def state(self, base: int) -> tuple[int, ...]:
+        """What later beats depend on."""
+        times = self.last_beat, self.last_word, self.resumes
+        held = self.taken - self.left
+        left = self.leaving.state(self.taken + self.beat - self.size, self.left, base)
+        return held, *(max(0, cycle - base) for cycle in times), *left
+
     def put(self, earliest: int, *, end: bool) -> int:
         """The cycle in which the next beat is taken, if it can be from a cycle on."""
         room = self.leaving.when(self.taken + self.beat - self.size)
@@ -189,6 +214,12 @@ class _Macro:
         self.started = 0
         self.result = 0
         self.freed = deque([-1] * entries, maxlen=entries)
+
+    def state(self, base: int) -> tuple[int, ...]:
+        """What later loads and runs depend on."""
+        times = (*self.free_from, self.load_ends, self.array_free, self.started, self.result, *self.freed)
+        loaded = (part for bank in sorted(self.loaded_at) for part in (-1 - bank, max(0, self.loaded_at[bank] - base)))
+        return *(max(0, cycle - base) for cycle in times), *loaded
 
 
 class AcceleratorTiming:
@@ -223,18 +254,37 @@ class AcceleratorTiming:
             If the program can never finish.
         """
         passing = _Pass(self.config, self._entries, self._resident, stalls or {})
-        done = passing.carry_out(program)
+        cycles = passing.carry_out(program)
         self._resident = [set(macro.loaded_at) for macro in passing.macros]
-        return AcceleratorCycles(
-            cycles=done,
-            weight_stalls=passing.weights.stalls,
-            activation_stalls=passing.activations.stalls,
-            result_stalls=passing.outlet.stalls,
-            issue_cycles=passing.issued,
-            weight_words=passing.weights.words,
-            activation_words=passing.activations.words,
-            result_words=passing.outlet.words,
-        )
+        return cycles
+
+
+def _dispatched(program: AcceleratorProgram) -> Iterator[Instruction]:
+    """The instructions as they are dispatched: a loop, and then what it repeats."""
+    position = 0
+    while position < len(program.instructions):
+        instruction = program.instructions[position]
+        position += 1
+        yield instruction
+        if isinstance(instruction, Loop):
+            body = program.loop_body(position - 1)
+            for _ in range(instruction.count):
+                yield from body
+            position += instruction.length
+
+
+def _timing_key(instruction: Instruction) -> Hashable:
+    """All of an instruction that its timing depends on: not where in the activation memory its beats are."""
+    if isinstance(instruction, Loop):
+        return None
+    return replace(instruction, address=0, store=False) if isinstance(instruction, RunTiles) else instruction
+
+
+def _repeats(ids: NDArray[np.int64], first: int, position: int) -> int:
+    """How often the steps from ``first`` to ``position`` come again from there on."""
+    differs = ids[position:] != ids[first : len(ids) - (position - first)]
+    equal = int(np.argmax(differs)) if differs.any() else len(differs)
+    return equal // (position - first)
 
 
 class _Pass:
@@ -244,6 +294,7 @@ class _Pass:
         self, config: AcceleratorConfig, entries: int, resident: list[set[int]], stalls: Mapping[str, NextCycle]
     ) -> None:
         self.config = config
+        self.stalled = bool(stalls)
         self.weights = _Intake(config.weight_bus, config.weight_beat_bits, stalls.get("weights", _at_once))
         self.activations = _Intake(
             config.activation_bus, config.activation_beat_bits, stalls.get("activations", _at_once)
@@ -263,29 +314,59 @@ class _Pass:
         self.runs = deque([-1] * config.run_queue, maxlen=config.run_queue)
         self.results = deque([-1] * config.run_queue, maxlen=config.run_queue)
 
-    def carry_out(self, program: AcceleratorProgram) -> int:
-        """All instructions, then the ``END``; returns the cycle in which everything has moved."""
+    def carry_out(self, program: AcceleratorProgram) -> AcceleratorCycles:
+        """All instructions, then the ``END``."""
+        steps = list(_dispatched(program))
+        numbers: dict[Hashable, int] = {}
+        ids = np.array([numbers.setdefault(_timing_key(step), len(numbers)) for step in steps], np.int64)
+        seen: dict[Hashable, tuple[int, NDArray[np.int64]]] = {}
+        skipped = np.zeros(len(fields(AcceleratorCycles)), np.int64)
         position = 0
-        while position < len(program.instructions):
-            instruction = program.instructions[position]
-            if isinstance(instruction, Loop):
-                self._dispatch(0)
-                body = program.loop_body(position)
-                for _ in range(instruction.count):
-                    for inner in body:
-                        self._step(inner)
-                position += instruction.length
-            else:
-                self._step(instruction)
+        while position < len(steps):
+            step = steps[position]
+            self._step(step)
             position += 1
+            if isinstance(step, RunTiles) and not self.stalled:
+                state, counters = self._state(), self._counters(self.dispatched) + skipped
+                if state in seen:
+                    first, before = seen[state]
+                    repeats = _repeats(ids, first, position)
+                    skipped += repeats * (counters - before)
+                    counters += repeats * (counters - before)
+                    position += repeats * (position - first)
+                seen[state] = position, counters
         self._dispatch(0)
-        return 1 + max(self.dispatched, self.last_weight, self.last_activation, self.outlet.last_word)
+        done = 1 + max(self.dispatched, self.last_weight, self.last_activation, self.outlet.last_word)
+        return AcceleratorCycles(*(self._counters(done) + skipped).tolist())
 
-    def _step(self, instruction: LoadTile | RunTiles) -> None:
+    def _state(self) -> Hashable:
+        """What the timing of later instructions depends on, relative to the last dispatch.
+
+        They come later than that, so that of times before it only that they are past matters.
+        """
+        base = self.dispatched
+        times = self.command, self.last_weight, self.run_begun, self.last_activation
+        queues = (*self.loads, *self.runs, *self.results)
+        return (
+            tuple(max(0, cycle - base) for cycle in (*times, *queues)),
+            *(stream.state(base) for stream in (self.weights, self.activations)),
+            self.outlet.state(base),
+            *(macro.state(base) for macro in self.macros),
+        )
+
+    def _counters(self, cycle: int) -> NDArray[np.int64]:
+        """The fields of `AcceleratorCycles`."""
+        stalls = self.weights.stalls, self.activations.stalls, self.outlet.stalls
+        words = self.weights.words, self.activations.words, self.outlet.words
+        return np.array([cycle, *stalls, self.issued, *words], np.int64)
+
+    def _step(self, instruction: Instruction) -> None:
         if isinstance(instruction, LoadTile):
             self._load(instruction)
-        else:
+        elif isinstance(instruction, RunTiles):
             self._run(instruction)
+        else:
+            self._dispatch(0)
 
     def _dispatch(self, room: int) -> None:
         """Dispatch the next instruction, from a cycle on."""
@@ -296,7 +377,7 @@ class _Pass:
         macro = self.macros[load.macro]
         if load.bank in macro.loaded_at:
             raise CycleError(
-                f"a load waits for bank {load.bank} of macro {load.macro}, which a run that comes later releases"
+                f"a load must wait for bank {load.bank} of macro {load.macro}, which no run before it releases"
             )
         self.weights.announce(load.words, self.dispatched)
         self.command = max(self.command + 1, self.dispatched + 1, macro.load_ends)
@@ -311,7 +392,7 @@ class _Pass:
         self._dispatch(max(self.runs[0], self.results[0] if run.last_k else -1) + 1)
         for index in run.macros:
             if run.bank not in self.macros[index].loaded_at:
-                raise CycleError(f"a run waits for bank {run.bank} of macro {index}, but no load for it comes before")
+                raise CycleError(f"a run needs bank {run.bank} of macro {index}, which no load before it fills")
         self.run_begun = max(self.run_begun + 1, self.dispatched + 1, self.last_activation)
         self.runs.append(self.run_begun)
         if not run.replay:

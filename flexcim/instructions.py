@@ -96,6 +96,7 @@ class AcceleratorError(IntEnum):
     ACTIVATIONS_LAST = 9
     OVERRUN = 10
     MACRO = 11
+    BANK = 12
 
 
 class ProgramError(FlexCiMError):

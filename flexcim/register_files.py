@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from string import Template
 
 from flexcim.accelerator_config import AcceleratorConfig
 from flexcim.instructions import INSTRUCTION_FIELDS, AcceleratorError, Opcode
 from flexcim.registers import REGISTERS, Field, Register, constant_fields
 
 __all__ = ["c_header", "markdown", "python_driver"]
+
+_RESET = "After rst every field is 0, but for those whose value is given."
 
 _ACCESS = {"ro": "read only", "rw": "read and write", "wo": "write only"}
 
@@ -32,7 +35,8 @@ def c_header(config: AcceleratorConfig, name: str) -> str:
     """
     upper = name.upper()
     lines = [
-        f"/* {name}: registers and instructions of a FlexCiM accelerator; generated. */",
+        f"/* {name}: registers and instructions of a FlexCiM accelerator; generated.",
+        f"   {_RESET} */",
         f"#ifndef {upper}_H",
         f"#define {upper}_H",
         "",
@@ -50,7 +54,8 @@ def c_header(config: AcceleratorConfig, name: str) -> str:
             if field != "op":
                 lines.append(f"#define {upper}_{op.name}_{field.upper()}_LOW {start}")
                 lines.append(f"#define {upper}_{op.name}_{field.upper()}_WIDTH {width}")
-    return "\n".join([*lines, "", _C_FUNCTIONS.replace("NAME", upper).replace("name", name), "#endif", ""])
+    kinds = ", ".join(f'"{kind.name.lower()}"' for kind in AcceleratorError)
+    return "\n".join([*lines, "", _C_FUNCTIONS.substitute(name=name, NAME=upper, kinds=kinds), "#endif", ""])
 
 
 def _c_register(config: AcceleratorConfig, upper: str, register: Register) -> Iterator[str]:
@@ -66,39 +71,51 @@ def _c_register(config: AcceleratorConfig, upper: str, register: Register) -> It
     yield ""
 
 
-_C_FUNCTIONS = """\
+_C_FUNCTIONS = Template("""\
 /* The caller's access to the registers: a 32-bit read and write at a byte address. */
 typedef struct {
   uint32_t (*read)(void *context, uint32_t address);
   void (*write)(void *context, uint32_t address, uint32_t value);
   void *context;
-} name_bus;
+} ${name}_bus;
 
 /* Sets a field, given by its LOW and WIDTH, of an instruction whose field is still 0. */
-static inline void name_set(uint32_t instruction[4], unsigned low, unsigned width, uint32_t value) {
+static inline void ${name}_set(uint32_t instruction[4], unsigned low, unsigned width, uint32_t value) {
   instruction[low / 32] |= (value & (uint32_t)((UINT64_C(1) << width) - 1)) << low % 32;
 }
 
 /* Writes instructions, four words each, into the program memory from the place `entry` on. */
-static inline void name_write_program(const name_bus *bus, uint32_t entry, const uint32_t *words, uint32_t count) {
-  bus->write(bus->context, NAME_PROGRAM_ADDRESS, 4 * entry);
-  for (uint32_t i = 0; i < 4 * count; i++) bus->write(bus->context, NAME_PROGRAM_DATA, words[i]);
+static inline void ${name}_write_program(const ${name}_bus *bus, uint32_t entry, const uint32_t *words,
+                                         uint32_t count) {
+  bus->write(bus->context, ${NAME}_PROGRAM_ADDRESS, 4 * entry);
+  for (uint32_t i = 0; i < 4 * count; i++) bus->write(bus->context, ${NAME}_PROGRAM_DATA, words[i]);
 }
 
 /* Starts the program at the place `entry`. */
-static inline void name_start(const name_bus *bus, uint32_t entry) {
-  bus->write(bus->context, NAME_PROGRAM_ENTRY, entry);
-  bus->write(bus->context, NAME_CONTROL, NAME_CONTROL_START_MASK);
+static inline void ${name}_start(const ${name}_bus *bus, uint32_t entry) {
+  bus->write(bus->context, ${NAME}_PROGRAM_ENTRY, entry);
+  bus->write(bus->context, ${NAME}_CONTROL, ${NAME}_CONTROL_START_MASK);
 }
 
 /* Waits until the program has ended; returns the error's kind, 0 if there was none. */
-static inline uint32_t name_wait(const name_bus *bus) {
+static inline uint32_t ${name}_wait(const ${name}_bus *bus) {
   uint32_t status;
-  do status = bus->read(bus->context, NAME_STATUS);
-  while (!(status & (NAME_STATUS_DONE_MASK | NAME_STATUS_ERROR_MASK)));
-  return bus->read(bus->context, NAME_ERROR) & NAME_ERROR_KIND_MASK;
+  do status = bus->read(bus->context, ${NAME}_STATUS);
+  while (!(status & (${NAME}_STATUS_DONE_MASK | ${NAME}_STATUS_ERROR_MASK)));
+  return bus->read(bus->context, ${NAME}_ERROR) & ${NAME}_ERROR_KIND_MASK;
 }
-"""
+
+/* Returns the name of an error's kind. */
+static inline const char *${name}_kind_name(uint32_t kind) {
+  static const char *const names[] = {${kinds}};
+  return kind < sizeof names / sizeof *names ? names[kind] : "unknown";
+}
+
+/* Resets the accelerator, after an error. */
+static inline void ${name}_reset(const ${name}_bus *bus) {
+  bus->write(bus->context, ${NAME}_CONTROL, ${NAME}_CONTROL_RESET_MASK);
+}
+""")
 
 
 # -- Python ------------------------------------------------------------------------------------------------------------
@@ -115,7 +132,13 @@ def python_driver(config: AcceleratorConfig, name: str) -> str:
         Its name, for the module's docstring.
     """
     constants = constant_fields(config)
-    lines = [f'"""{name}: driver of a FlexCiM accelerator\'s registers; generated."""', "", "REGISTERS = {"]
+    lines = [
+        f'"""{name}: driver of a FlexCiM accelerator\'s registers; generated.',
+        "",
+        f'{_RESET}\n"""',
+        "",
+        "REGISTERS = {",
+    ]
     for register in REGISTERS:
         lines.append(f'    "{register.name}": ({register.address:#04x}, "{register.access}"),  # {register.meaning}')
     lines += ["}", '"""Address in bytes and access of each register."""', "", "FIELDS = {"]
@@ -199,7 +222,12 @@ def markdown(config: AcceleratorConfig, name: str) -> str:
         Its name, for the title.
     """
     constants = constant_fields(config)
-    lines = [f"# {name}: registers", "", "Generated. Addresses count bytes; bits that are not named read as 0.", ""]
+    lines = [
+        f"# {name}: registers",
+        "",
+        f"Generated. Addresses count bytes; bits that are not named read as 0. {_RESET}",
+        "",
+    ]
     lines += ["| address | register | access | bits | field | meaning |", "|---|---|---|---|---|---|"]
     for register in REGISTERS:
         lines.append(

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -91,12 +92,42 @@ class Checkpoint:
         write_tensors(path, self.weights.tensors(block))
         self.weights.replace(block, path)
 
-    def recover(self, block: Block, folder: Path) -> bool:
+    def resume(self, block: Block, folder: Path) -> bool:
         """Load a block from the shard that an earlier run has stored in a folder; False if there is none."""
         path = self.shard(block, folder)
         if path.exists():
             self.weights.replace(block, path)
         return path.exists()
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """Have all blocks in memory for as long as the context is open."""
+        with contextlib.ExitStack() as stack:
+            for block in self.blocks:
+                stack.enter_context(block.loaded())
+            yield
+
+    def settle_trained(self) -> None:
+        """`settle` for all parameters of a model that was trained in place; `whole` must be open.
+
+        From now on the checkpoint is written with all of them as they are in memory, until `resume_trained`.
+        """
+        self.weights.settle_trained(self.blocks)
+
+    def store_trained(self, folder: Path) -> None:
+        """Write the shards of a model that was trained, and settled, into a folder; `whole` must be open.
+
+        Raises
+        ------
+        OSError
+            If one cannot be written.
+        """
+        for block in (*self.blocks, None):
+            write_tensors(self.shard(block, folder), self.weights.tensors(block))
+
+    def resume_trained(self, folder: Path) -> None:
+        """Load everything from the shards of `store_trained` from now on."""
+        self.weights.replace_all({block: self.shard(block, folder) for block in (*self.blocks, None)})
 
     def shard(self, block: Block | None, folder: Path) -> Path:
         """Name of a block's shard, or that of the rest for None."""
@@ -107,7 +138,8 @@ class Checkpoint:
         """Write the checkpoint as it is now, so that plain transformers loads it.
 
         All tensors keep the names and dtypes that they came with; only those of the blocks' linear layers can differ
-        from the source. Shards that are already in the folder are taken as they are.
+        from the source, or all parameters if the model was trained. Shards that are already in the folder are taken as
+        they are.
 
         Raises
         ------
@@ -130,13 +162,13 @@ class Checkpoint:
             with block.loaded():
                 tensors |= self.weights.tensors(block)
         write_tensors(target / SINGLE, tensors)
-        for block in self.blocks:
-            self._now_in(block, target / SINGLE)
-            self.shard(block, target).unlink(missing_ok=True)
+        for part in (*self.blocks, None):
+            self._now_in(part, target / SINGLE)
+            self.shard(part, target).unlink(missing_ok=True)
 
-    def _now_in(self, block: Block, path: Path) -> None:
-        """Load a streamed block from a new file; one that stays in memory needs none."""
-        if block.store is not None:
+    def _now_in(self, block: Block | None, path: Path) -> None:
+        """Read a part of a streamed checkpoint from a new file; one that stays in memory needs none."""
+        if any(block.store is not None for block in self.blocks):
             self.weights.replace(block, path)
 
     def _save_shards(self, target: Path) -> None:
@@ -146,8 +178,7 @@ class Checkpoint:
             if not path.exists():
                 with contextlib.nullcontext() if block is None else block.loaded():
                     write_tensors(path, self.weights.tensors(block))
-            if block is not None:
-                self._now_in(block, path)
+            self._now_in(block, path)
             places |= dict.fromkeys(self.weights.names(block), path.name)
         index = {"metadata": {"total_size": self.weights.size()}, "weight_map": dict(sorted(places.items()))}
         files.write_text(target / INDEX, json.dumps(index, indent=2) + "\n")

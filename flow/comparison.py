@@ -10,24 +10,25 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from flexcim.config import MacroConfig
 from flexcim.errors import FlexCiMError
 from flexcim.pattern import Pattern
-from flow.budgets import CycleBudget
+from flow.budgets import CycleBudget, SparsityBudget
+from flow.calibration import tokens_of, window_of
 from flow.checkpoint import Checkpoint, load_checkpoint
 from flow.evaluation import Evaluation, added_loss, evaluate
-from flow.journal import Journal
-from flow.multiple_choice import Question, answer
-from flow.options import DEFAULT_LENGTH, ActivationScale, Method, Score, Update
+from flow.journal import Journal, file_facts
+from flow.multiple_choice import Question, answer, read_questions
+from flow.options import DEFAULT_VECTORS, Method, Score, Update
 from flow.pruner import prune
 from flow.quiet import quiet
+from flow.request import PruneRequest, Setting
 from flow.result import PruneResult, quantized
-from flow.text import check_unseen, read_text, tokenize
+from flow.text import check_unseen, read_text
 
-__all__ = ["Comparison", "ComparisonError", "Row", "Way", "compare", "ways_of"]
+__all__ = ["Comparison", "ComparisonError", "ComparisonRequest", "Row", "Way", "compare", "ways_of"]
 
 
 class ComparisonError(FlexCiMError):
@@ -164,19 +165,72 @@ def ways_of(
     return ways
 
 
+@dataclass(frozen=True, kw_only=True)
+class ComparisonRequest(Setting):
+    """What a comparison is asked for.
+
+    Parameters
+    ----------
+    model : path
+        Local folder of a causal language model in Hugging Face format; the whole model must fit in memory.
+    calibration, samples, length, stride
+        As in `Setting`.
+    evaluation : path
+        UTF-8 file to measure the loss on.
+    config : MacroConfig
+        The macro whose menu is used and whose cycles are counted; it must have 1:1.
+    ways : sequence of Way
+        The ways.
+    vectors : int
+        Vectors that the cycles are counted for.
+    questions : path, optional
+        JSONL file of multiple-choice questions.
+
+    Raises
+    ------
+    RequestError, ComparisonError
+        If there is no text to evaluate on, or an option means nothing.
+    """
+
+    ways: Sequence[Way]
+    vectors: int = DEFAULT_VECTORS
+    questions: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.evaluation is None:
+            raise ComparisonError("a comparison needs a text to evaluate on")
+
+    def of(self, way: Way) -> PruneRequest:
+        """What pruning in one way is asked for."""
+        return PruneRequest(
+            model=self.model,
+            calibration=self.calibration,
+            config=self.config,
+            samples=self.samples,
+            length=self.length,
+            budget=SparsityBudget(way.sparsity),
+            method=way.method,
+            score=way.score,
+            update=way.update,
+            seed=way.seed,
+            device="cpu",
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """All that the result depends on, as JSON's plain values; files by their checksums."""
+        return {
+            "ways": [str(way) for way in self.ways],
+            "vectors": self.vectors,
+            "questions": file_facts(self.questions),
+            **super().facts(),
+        }
+
+
 @quiet()
 def compare(
-    model_path: str | os.PathLike[str],
-    ways: Sequence[Way],
+    request: ComparisonRequest,
     *,
-    calibration_text: str | os.PathLike[str],
-    evaluation_text: str | os.PathLike[str],
-    config: MacroConfig,
-    samples: int,
-    length: int | None = None,
-    stride: int | None = None,
-    vectors: int,
-    questions: Sequence[Question] = (),
     journal: Journal | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Comparison:
@@ -184,20 +238,8 @@ def compare(
 
     Parameters
     ----------
-    model_path : path
-        Local folder of a checkpoint in Hugging Face format; the whole model must fit in memory.
-    ways : sequence of Way
-        The ways.
-    calibration_text, evaluation_text : path
-        UTF-8 files.
-    config : MacroConfig
-        The macro whose menu is used and whose cycles are counted; it must have 1:1.
-    samples, length, stride
-        As in `flow.pruner.prune`.
-    vectors : int
-        Vectors that the cycles are counted for.
-    questions : sequence of Question
-        Multiple-choice questions, if any.
+    request : ComparisonRequest
+        What is asked for.
     journal : Journal, optional
         Keeps each row, for a process that goes on.
     progress : callable, optional
@@ -208,82 +250,85 @@ def compare(
     FlexCiMError
         If an input or an option cannot be used; the message is one sentence.
     """
-    text = read_text(evaluation_text)
-    check_unseen(read_text(calibration_text), text)
-    checkpoint = load_checkpoint(model_path)
-    if not checkpoint.model.can_generate():
-        raise ComparisonError(f"{checkpoint.name} does not predict the next token, so there is no loss to compare")
-    window = length or min(DEFAULT_LENGTH, checkpoint.context or DEFAULT_LENGTH)
-    tokens = tokenize(text, _tokenizer(checkpoint))
-
-    def measure(model: PreTrainedModel) -> Evaluation:
-        return evaluate(model, tokens, len(text.encode()), window, stride)
-
-    def right(model: nn.Module) -> tuple[float | None, float | None]:
-        if not questions:
-            return None, None
-        found = answer(model, _tokenizer(checkpoint), questions, checkpoint.context)
-        return found.accuracy_by_byte, found.standard_error(found.accuracy_by_byte)
-
+    judge = _Judge.of(request)
     once = (lambda name, find: find()) if journal is None else journal.once
     told = progress or (lambda name, done, total: None)
+    ways = request.ways
     told("measuring the dense model", 0, len(ways) + 1)
-    dense = Evaluation.from_mapping(once("dense", lambda: measure(checkpoint.model).to_mapping()))
-    accuracy_dense = once("dense-accuracy", lambda: right(checkpoint.model)[0])
-
-    def row(way: Way) -> dict[str, Any]:
-        begun = time.perf_counter()
-        result = prune(
-            model_path,
-            sparsity=way.sparsity,
-            calibration_text=calibration_text,
-            config=config,
-            method=way.method,
-            score=way.score,
-            update=way.update,
-            samples=samples,
-            length=length,
-            seed=way.seed,
-            activations=ActivationScale.TOKEN,
-        )
-        seconds = time.perf_counter() - begun
-        pruned = measure(result.checkpoint.model)
-        with quantized(result.layers):
-            integers = measure(result.checkpoint.model)
-        added = added_loss(dense, pruned)
-        accuracy, accuracy_error = right(result.checkpoint.model)
-        cycles, cycles_dense = _cycles(result, vectors)
-        return asdict(
-            Row(
-                method=way.method.value,
-                score=result.treatment.score.value,
-                update=result.treatment.update.value,
-                seed=way.seed,
-                sparsity_target=way.sparsity,
-                sparsity=result.sparsity,
-                loss_dense=dense.loss.value,
-                loss_added=added.value,
-                standard_error=added.standard_error,
-                loss_added_int8=added_loss(dense, integers).value,
-                bits_per_byte=pruned.bits_per_byte,
-                cycles=cycles,
-                cycles_dense=cycles_dense,
-                accuracy=accuracy,
-                accuracy_standard_error=accuracy_error,
-                seconds=seconds,
-            )
-        )
-
+    dense = Evaluation.from_mapping(once("dense", lambda: judge.measure(judge.checkpoint.model).to_mapping()))
+    accuracy_dense = once("dense-accuracy", lambda: judge.right(judge.checkpoint.model)[0])
     rows = []
     for index, way in enumerate(ways):
         told(str(way), index + 1, len(ways) + 1)
-        rows.append(Row(**once(f"row-{index}", partial(row, way))))
-    return Comparison(checkpoint.name, vectors, accuracy_dense, tuple(rows))
+        rows.append(Row(**once(f"row-{index}", partial(_row, request, way, judge, dense))))
+    return Comparison(judge.checkpoint.name, request.vectors, accuracy_dense, tuple(rows))
 
 
-def _tokenizer(checkpoint: Checkpoint) -> Any:
-    assert checkpoint.tokenizer is not None, "a model that predicts tokens has a tokenizer"
-    return checkpoint.tokenizer
+@dataclass(frozen=True, eq=False)
+class _Judge:
+    """Measures models on the text, and by the questions."""
+
+    checkpoint: Checkpoint
+    tokens: Tensor
+    size: int
+    length: int
+    stride: int | None
+    questions: Sequence[Question]
+
+    @classmethod
+    def of(cls, request: ComparisonRequest) -> _Judge:
+        assert request.evaluation is not None, "a request has a text to evaluate on"
+        text = read_text(request.evaluation)
+        check_unseen(read_text(request.calibration), text)
+        questions = () if request.questions is None else read_questions(request.questions)
+        checkpoint = load_checkpoint(request.model)
+        if not checkpoint.model.can_generate():
+            raise ComparisonError(f"{checkpoint.name} does not predict the next token, so there is no loss to compare")
+        length = window_of(request, checkpoint)
+        return cls(checkpoint, tokens_of(text, checkpoint), len(text.encode()), length, request.stride, questions)
+
+    def measure(self, model: PreTrainedModel) -> Evaluation:
+        return evaluate(model, self.tokens, self.size, self.length, self.stride)
+
+    def right(self, model: nn.Module) -> tuple[float | None, float | None]:
+        """Share of right answers and its standard error; None without questions."""
+        if not self.questions:
+            return None, None
+        assert self.checkpoint.tokenizer is not None, "a model that predicts tokens has a tokenizer"
+        found = answer(model, self.checkpoint.tokenizer, self.questions, self.checkpoint.context)
+        return found.accuracy_by_byte, found.standard_error(found.accuracy_by_byte)
+
+
+def _row(request: ComparisonRequest, way: Way, judge: _Judge, dense: Evaluation) -> dict[str, Any]:
+    """Prune in one way, and measure; the row as JSON's plain values."""
+    begun = time.perf_counter()
+    result = prune(request.of(way))
+    seconds = time.perf_counter() - begun
+    pruned = judge.measure(result.checkpoint.model)
+    with quantized(result.layers):
+        integers = judge.measure(result.checkpoint.model)
+    added = added_loss(dense, pruned)
+    accuracy, accuracy_error = judge.right(result.checkpoint.model)
+    cycles, cycles_dense = _cycles(result, request.vectors)
+    row = Row(
+        method=way.method.value,
+        score=result.treatment.score.value,
+        update=result.treatment.update.value,
+        seed=way.seed,
+        sparsity_target=way.sparsity,
+        sparsity=result.sparsity,
+        loss_dense=dense.loss.value,
+        loss_added=added.value,
+        standard_error=added.standard_error,
+        loss_added_int8=added_loss(dense, integers).value,
+        bits_per_byte=pruned.bits_per_byte,
+        cycles=cycles,
+        cycles_dense=cycles_dense,
+        accuracy=accuracy,
+        accuracy_standard_error=accuracy_error,
+        seconds=seconds,
+    )
+    return asdict(row)
 
 
 def _cycles(result: PruneResult, vectors: int) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import shutil
@@ -18,14 +19,16 @@ from flexcim.packed import PackedLayer, PackedModel, write_packed
 from flexcim.tiling import pack_layer
 from flow.evaluation import Evaluation
 from flow.journal import Journal
+from flow.plan import plan_document
+from flow.recovery import RECOVERY_RATE, ends
 from flow.result import PrunedLayer, PruneResult
 from flow.treatment import Numerics
 
-__all__ = ["ExportError", "check_replaceable", "pack", "pack_one", "plan", "report", "write_result"]
+__all__ = ["ExportError", "check_replaceable", "pack", "pack_one", "report", "write_result"]
 
 _FORMAT = "flexcim pruned model"
 _SCHEMA_VERSION = 1
-_EVALUATED = ("dense", "dense_quantized", "pruned", "quantized")
+_STAGES = ("dense", "dense_quantized", "pruned", "recovered", "quantized")
 _CONTENT = ("checkpoint", "packed", "plan.toml", "report.json")
 
 
@@ -53,7 +56,7 @@ def pack_one(layer: PrunedLayer) -> PackedLayer:
 
 def pack(result: PruneResult) -> PackedModel:
     """All layers as they are loaded into the macro; each is packed when it is asked for."""
-    metadata = {"model": result.checkpoint.name, "budget": str(result.budget), "sparsity": result.sparsity}
+    metadata = {"model": result.checkpoint.name, "sparsity": result.sparsity}
     return PackedModel(result.config, metadata, _PackedLayers(result.layers))
 
 
@@ -81,60 +84,47 @@ class _PackedLayers(Sequence[PackedLayer]):
                 yield from map(pack_one, layers)
 
 
-def plan(result: PruneResult) -> str:
-    """The plan as a TOML document: for each layer its pattern, its sparsity and why."""
-    # JSON's strings and numbers, as they occur here, are TOML's as well.
-    lines = [
-        f"model = {json.dumps(result.checkpoint.name)}",
-        f"budget = {json.dumps(str(result.budget))}",
-        f"method = {json.dumps(result.method.value)}",
-        f"score = {json.dumps(result.treatment.score.value)}",
-        f"update = {json.dumps(result.treatment.update.value)}",
-        f"sparsity = {json.dumps(result.sparsity)}",
-    ]
-    if result.target is not None:
-        lines.insert(1, f"target = {json.dumps(result.target)}")
-    for layer in result.layers:
-        lines += [
-            "",
-            f"[layers.{json.dumps(layer.name)}]",
-            f"pattern = {json.dumps(str(layer.pattern))}",
-            f"sparsity = {json.dumps(layer.sparsity)}",
-            f"why = {json.dumps(layer.choice.reason)}",
-        ]
-    return "\n".join(lines) + "\n"
-
-
 def report(result: PruneResult) -> dict[str, Any]:
     """Everything about the run that can be counted, as JSON's plain values."""
-    evaluations = result.evaluations
+    request, selection = result.request, result.selection
     return {
         "format": _FORMAT,
         "schema_version": _SCHEMA_VERSION,
         "model": result.checkpoint.name,
         "target": result.target,
         "sparsity": result.sparsity,
-        "budget": str(result.budget),
-        "method": result.method.value,
+        "parameters": {"model": result.parameters, "layers": result.weights, "zero": result.zeros},
+        "budget": request.budget and str(request.budget),
+        "method": request.source,
         "score": result.treatment.score.value,
         "update": result.treatment.update.value,
-        "objective": result.selection.assignment.objective,
-        "trials": result.selection.trials,
-        "search": result.selection.search and result.selection.search.value,
+        "objective": selection and selection.assignment.objective,
+        "trials": {} if selection is None else selection.trials,
+        "search": selection and selection.search and selection.search.value,
         "calibration": {
             "samples": len(result.samples),
             "length": result.samples.shape[1] if result.samples.ndim == 2 else None,
-            "seed": result.seed,
+            "seed": request.seed,
         },
+        "recovery": _recovery(result.recovery),
         "evaluation": None
-        if evaluations is None
-        else {name: _evaluation(getattr(evaluations, name)) for name in _EVALUATED},
+        if result.evaluations is None
+        else {name: _evaluation(getattr(result.evaluations, name)) for name in _STAGES},
         "config": result.config.to_mapping(),
         "layers": [_layer(layer, result.numerics[layer.name]) for layer in result.layers],
     }
 
 
-def _evaluation(evaluation: Evaluation) -> dict[str, Any]:
+def _recovery(losses: Sequence[float]) -> dict[str, Any] | None:
+    if not losses:
+        return None
+    first, last = ends(losses)
+    return {"steps": len(losses), "rate": RECOVERY_RATE, "first_loss": first, "last_loss": last}
+
+
+def _evaluation(evaluation: Evaluation | None) -> dict[str, Any] | None:
+    if evaluation is None:
+        return None
     return {
         "bits_per_byte": evaluation.bits_per_byte,
         "perplexity": evaluation.perplexity,
@@ -151,7 +141,7 @@ def _layer(layer: PrunedLayer, numerics: Numerics) -> dict[str, Any]:
         "inputs": layer.tiling.inputs,
         "pattern": str(layer.pattern),
         "sparsity": layer.sparsity,
-        "cost": layer.choice.cost,
+        "cost": None if math.isnan(layer.choice.cost) else layer.choice.cost,
         "why": layer.choice.reason,
         **asdict(numerics),
         "groups": layer.tiling.groups,
@@ -237,9 +227,9 @@ def write_result(folder: str | os.PathLike[str], result: PruneResult, journal: J
 
 
 def _write(journal: Journal, result: PruneResult, target: Path) -> None:
-    result.checkpoint.save(journal.shards)
+    result.checkpoint.save(journal.checkpoint)
     write_packed(journal.result / "packed", pack(result))
-    files.write_text(journal.result / "plan.toml", plan(result))
+    files.write_text(journal.result / "plan.toml", plan_document(result))
     files.write_text(journal.result / "report.json", json.dumps(report(result), indent=2) + "\n")
     journal.finish(target)
     result.checkpoint.weights.relocate(journal.result, target)

@@ -120,11 +120,19 @@ class Journal:
         return self.folder / _RESULT
 
     @property
-    def shards(self) -> Path:
+    def checkpoint(self) -> Path:
         """Folder in it for the checkpoint, which begins as the shards of the blocks that are pruned."""
-        folder = self.result / "checkpoint"
-        folder.mkdir(exist_ok=True)
-        return folder
+        return _made(self.result / "checkpoint")
+
+    @property
+    def pruned(self) -> Path:
+        """Folder for the shards of pruned blocks that are not part of the result yet."""
+        return _made(self.folder / "pruned")
+
+    @property
+    def recovered(self) -> Path:
+        """Folder for the shards of a model that was trained; it must appear as a whole."""
+        return self.folder / "recovered"
 
     def once(self, name: str, find: Callable[[], Any]) -> Any:
         """What ``find`` gives, as JSON's plain values; asked once for all processes that work on this run."""
@@ -160,16 +168,22 @@ class Journal:
                 shutil.rmtree(entry)
 
 
+def _made(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 40 else f"{text[:36]} ..."
 
 
 def file_facts(path: str | os.PathLike[str] | None) -> str | None:
-    """The SHA-256 of a file; None if there is none."""
-    if path is None or not Path(path).is_file():
+    """The SHA-256 of a file; None if there is none, or it cannot be read, which whoever reads it will say."""
+    try:
+        return None if path is None else hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError:
         return None
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def folder_facts(path: str | os.PathLike[str]) -> str:

@@ -100,7 +100,7 @@ def nest_to(
                 progress=progress,
             )
             progress("packing and writing", 1, 1)
-            result.checkpoint.save(journal.shards)
+            result.checkpoint.save(journal.checkpoint)
             write_packed(journal.result / "packed", pack_nested(result))
             files.write_text(journal.result / "report.json", json.dumps(nested_report(result), indent=2) + "\n")
             journal.finish(target)

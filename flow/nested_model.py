@@ -18,6 +18,7 @@ from flexcim.pattern import Pattern
 from flexcim.plans import Plan
 from flexcim.tiling import LayerTiling, tile_layer
 from flow.blocks import Block, LinearLayer
+from flow.calibration import tokens_of
 from flow.checkpoint import Checkpoint, load_checkpoint
 from flow.evaluation import Evaluation, evaluate_blocks
 from flow.journal import Journal
@@ -27,7 +28,7 @@ from flow.quantization import QuantizedLinear
 from flow.quiet import quiet
 from flow.statistics import InputStatistics
 from flow.stream import BlockStream
-from flow.text import check_unseen, draw_samples, read_text, tokenize
+from flow.text import check_unseen, draw_samples, read_text
 from flow.updates import damped
 
 __all__ = ["NestError", "NestedLayer", "NestedResult", "default_rest", "nest_model"]
@@ -208,13 +209,13 @@ def nest_model(
     for index, (block, base_block) in enumerate(zip(dense.blocks, base.blocks, strict=True)):
         progress(f"nesting block {index + 1} of {len(dense.blocks)}", index, total)
         of_block = [layer for layer in layers if layer.block is block]
-        stored = dense.recover(block, journal.shards)
+        stored = dense.resume(block, journal.checkpoint)
         with block.loaded(), base_block.loaded():
             found = {} if stored else streams.nest(of_block)
             dense.settle(block)
             residuals |= journal.once(f"residuals-{index}", partial(dict, found))
             if not stored:
-                dense.store(block, journal.shards)
+                dense.store(block, journal.checkpoint)
             streams.advance(of_block)
             for layer in of_block:
                 nested = layer.nested()
@@ -353,12 +354,7 @@ def _window(checkpoint: Checkpoint, length: int | None) -> int:
 
 
 def _tokens(text: str, checkpoint: Checkpoint) -> Tensor:
-    """Tokens of a text; NestError if the model reads none, or does not know one of them."""
+    """Tokens of a text; NestError if the model predicts none."""
     if checkpoint.tokenizer is None or not checkpoint.model.can_generate():
         raise NestError(f"{checkpoint.name} does not predict the next token, so it has no prefill and no decode")
-    tokens = tokenize(text, checkpoint.tokenizer)
-    known = checkpoint.model.get_input_embeddings().num_embeddings
-    largest = int(tokens.max()) if len(tokens) else 0
-    if largest >= known:
-        raise NestError(f"the tokenizer of {checkpoint.name} gives token {largest}, but the model has only {known}")
-    return tokens
+    return tokens_of(text, checkpoint)

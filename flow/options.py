@@ -9,6 +9,7 @@ __all__ = [
     "BATCH_TOKENS",
     "DEFAULT_LENGTH",
     "DEFAULT_SAMPLES",
+    "DEFAULT_VECTORS",
     "GUARD_SAMPLES",
     "ActivationScale",
     "Granularity",
@@ -32,6 +33,9 @@ GUARD_SAMPLES = 32
 
 DEFAULT_LENGTH = 512
 """Tokens of a sample and of an evaluation window, unless the model's context is shorter."""
+
+DEFAULT_VECTORS = 64
+"""Vectors that pass each layer where cycles are counted."""
 
 
 class ActivationScale(str, Enum):

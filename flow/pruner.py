@@ -2,127 +2,58 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor
 
-from flexcim.config import PRESETS, MacroConfig
-from flexcim.errors import FlexCiMError
+from flexcim.files import new_folder
 from flexcim.tiling import tile_layer
 from flow.blocks import Block, LinearLayer
-from flow.budgets import Budget, SparsityBudget, pose
+from flow.budgets import pose
+from flow.calibration import Calibration, calibrate, check_abilities
 from flow.checkpoint import Checkpoint, load_checkpoint
-from flow.choosing import Evidence, Selection, choose, default_granularity, fits_in_memory
-from flow.evaluation import Evaluation, evaluate_blocks
-from flow.images import draw_images, read_images
+from flow.choosing import Evidence, Selection, choose, fits_in_memory
 from flow.journal import Journal
-from flow.options import (
-    DEFAULT_LENGTH,
-    DEFAULT_SAMPLES,
-    GUARD_SAMPLES,
-    ActivationScale,
-    Granularity,
-    Method,
-    Score,
-    Update,
-)
+from flow.measurement import Meter
+from flow.options import Method
 from flow.quantization import activation_scale
 from flow.quiet import quiet
-from flow.result import Evaluations, PrunedLayer, PruneResult, quantized, quantized_dense
-from flow.selectors import Choice, candidates, units_of
+from flow.recovery import recover
+from flow.request import PruneRequest
+from flow.result import PrunedLayer, PruneResult, quantized, quantized_dense
+from flow.selectors import Choice, Problem, candidates, units_of
 from flow.stream import BlockStream
-from flow.text import check_unseen, draw_samples, read_text, set_apart, tokenize
-from flow.treatment import Numerics, default_treatment, prune_block
+from flow.text import check_unseen, read_text
+from flow.treatment import Numerics, prune_block
 
-__all__ = ["Progress", "PruneError", "prune"]
+__all__ = ["Progress", "prune"]
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called before each step with its name, the steps that are done, and the number of all steps."""
 
 
-class PruneError(FlexCiMError):
-    """An option that does not fit the model; the message is one sentence."""
-
-
 @quiet()
-def prune(
-    model_path: str | os.PathLike[str],
-    *,
-    sparsity: float | None = None,
-    budget: Budget | None = None,
-    calibration_text: str | os.PathLike[str],
-    evaluation_text: str | os.PathLike[str] | None = None,
-    config: MacroConfig = PRESETS["flexcim"],
-    method: Method = Method.FLOW,
-    score: Score | None = None,
-    update: Update | None = None,
-    granularity: Granularity | None = None,
-    samples: int = DEFAULT_SAMPLES,
-    length: int | None = None,
-    stride: int | None = None,
-    seed: int = 0,
-    activations: ActivationScale = ActivationScale.TOKEN,
-    activation_percentile: float = 100.0,
-    device: torch.device | str = "cpu",
-    progress: Progress | None = None,
-    journal: Journal | None = None,
-) -> PruneResult:
+def prune(request: PruneRequest, *, progress: Progress | None = None, journal: Journal | None = None) -> PruneResult:
     """Prune a model for one macro.
 
     The calibration samples pass the dense model; the method then chooses a pattern that the macro's menu has for each
-    layer, or block. A second pass prunes block by block: a block is measured on the outputs of the pruned blocks before
-    it, masked, its kept weights updated, and run again. Nothing is retrained.
+    layer, or block, unless a plan names them. A second pass prunes block by block: a block is measured on the outputs
+    of the pruned blocks before it, masked, its kept weights updated, and run again. A recovery, if it is asked for,
+    then trains the pruned model.
 
     With a journal the model's blocks are in memory one at a time, and pruned ones are stored in the journal's folder;
     without one the whole model is in memory, and nothing is written. `Method.FLOW` has the whole model in memory while
     it chooses, under every pattern of the menu, if that takes no more than `flow.streamed.BENCH_BYTES`; otherwise one
-    block under every pattern, and on disk the inputs of all blocks.
+    block under every pattern, and on disk the inputs of all blocks. A recovery has the whole model in memory, four
+    times: weights, gradients and AdamW's two moments.
 
     Parameters
     ----------
-    model_path : path
-        Local folder of a checkpoint in Hugging Face format.
-    sparsity : float, optional
-        Least share of the block layers' weights to drop, 0 to 1; short for a `SparsityBudget`.
-    budget : Budget, optional
-        What limits the choice; either this or ``sparsity``.
-    calibration_text : path
-        UTF-8 file to take the calibration samples from; for a model of images a safetensors file with ``pixel_values``
-        [images, channels, height, width], floating. `Method.FLOW` sets an eighth of the text apart, to compare whole
-        pruned models on.
-    evaluation_text : path, optional
-        UTF-8 file to measure bits per byte on; it must share no long passage with the calibration text.
-    config : MacroConfig
-        The macro: its menu, and the widths of weights and activations.
-    method : Method
-        Who chooses the patterns.
-    score : Score, optional
-        What masks are chosen by; by default `Score.OBS` for `Method.FLOW`, and `Score.WANDA` for the others.
-    update : Update, optional
-        What happens to the kept weights; by default `Update.LSQ` for `Method.FLOW`, and nothing for the others.
-    granularity : Granularity, optional
-        What gets a pattern of its own; by default each block for `Method.PAPER`, and each layer for the others.
-    samples : int
-        Calibration samples.
-    length : int, optional
-        Tokens of a sample and of an evaluation window; by default 512, or the model's context if that is shorter.
-    stride : int, optional
-        Tokens from one evaluation window to the next; by default the length.
-    seed : int
-        Seed of the samples' places, and of the labels that `Method.FLOW` draws.
-    activations : ActivationScale
-        Whether each token gets its own scale or each layer one from the calibration.
-    activation_percentile : float
-        Percentile of the magnitudes that a layer's scale maps to the largest integer, above 0, up to 100, the largest;
-        what is larger is clipped. Other than 100 only with `ActivationScale.TENSOR`.
-    device : torch.device or str
-        Where blocks are computed.
+    request : PruneRequest
+        What is asked for.
     progress : callable, optional
         Told about each step.
     journal : Journal, optional
@@ -133,162 +64,44 @@ def prune(
     FlexCiMError
         If the checkpoint, a text or an option cannot be used; the message is one sentence.
     """
-    budget = _one_budget(sparsity, budget)
-    treatment = default_treatment(method, score, update)
-    percentile = _percentile(activations, activation_percentile)
-    evaluation = None if evaluation_text is None else read_text(evaluation_text)
+    evaluation = None if request.evaluation is None else read_text(request.evaluation)
     steps = _Steps(progress)
     steps.begin("loading the model")
-    checkpoint = load_checkpoint(model_path, streamed=journal is not None, device=device)
-    model, blocks = checkpoint.model, checkpoint.blocks
-    _check_can_predict(checkpoint, method, evaluation)
-    by_block = (granularity or default_granularity(method)) is Granularity.BLOCK
-    units = units_of(
-        [(block.name, [(layer.name, layer.shape) for layer in block.layers]) for block in blocks], by_block=by_block
-    )
-    menu = candidates(config.patterns) if method is Method.PAPER else config.patterns
-    problem = pose(units, menu, budget)
-    length = _window(checkpoint, length)
-    windows, apart = _samples(checkpoint, calibration_text, samples, length, seed, guarded=method is Method.FLOW)
+    checkpoint = load_checkpoint(request.model, streamed=journal is not None, device=request.place)
+    check_abilities(request, checkpoint)
+    problem = _problem(request, checkpoint)
+    calibration = calibrate(request, checkpoint)
     if evaluation is not None:
-        check_unseen(read_text(calibration_text), evaluation)
-    once = _ask if journal is None else journal.once
-    evaluations: dict[str, Evaluation] = {}
+        check_unseen(read_text(request.calibration), evaluation)
+    run = _Run(request, checkpoint, calibration, steps, journal)
+    steps.total = run.length
+    meter = Meter(checkpoint, evaluation, calibration.length, request.stride, run.once, steps.begin)
 
-    def measure(
-        name: str, during: Callable[[Block], AbstractContextManager[None]] = lambda block: nullcontext()
-    ) -> None:
-        if evaluation is None:
-            return
-        steps.begin(f"evaluating the {name.replace('_', ', ')} model")
-        tokens, size = _tokens(evaluation, checkpoint), len(evaluation.encode())
-        found = once(
-            f"evaluation-{name}",
-            lambda: evaluate_blocks(model, blocks, tokens, size, length, stride, during).to_mapping(),
-        )
-        evaluations[name] = Evaluation.from_mapping(found)
-
-    steps.total = 2 + len(blocks) + (0 if evaluation is None else 4)
-    measure("dense")
-    if evaluation is not None:
-        dense_scales = _dense_scales(BlockStream(model, blocks, windows), blocks, percentile, config)
-        measure("dense_quantized", lambda block: quantized_dense(block, config, dense_scales))
-    steps.begin("choosing the patterns")
-    by_name = {layer.name: layer for block in blocks for layer in block.layers}
-    layers_of_units = tuple(tuple(by_name[name] for name in unit.layers) for unit in units)
-    in_memory = method is Method.FLOW and fits_in_memory(problem, layers_of_units, treatment)
-    stream = BlockStream(model, blocks, windows, moments=in_memory and treatment.needs_moments)
-    block_of = {layer.name: block for block in blocks for layer in block.layers}
-
-    def select() -> dict[str, Any]:
-        evidence = Evidence(
-            model=model,
-            units=layers_of_units,
-            dense={} if method is Method.UNIFORM else stream.dense,
-            treatment=treatment,
-            samples=windows,
-            guard=apart,
-            seed=seed,
-            blocks=blocks,
-            once=once,
-            loaded=lambda layer: block_of[layer.name].loaded(),
-        )
-        return choose(method, problem, evidence).to_mapping()
-
-    selection = Selection.from_mapping(once("selection", select))
-    stream.forget()
-    choices = {
-        name: choice for unit, choice in zip(units, selection.assignment.choices, strict=True) for name in unit.layers
-    }
-    layers: list[PrunedLayer] = []
-    numerics: dict[str, Numerics] = {}
-    for index, block in enumerate(blocks):
-        steps.begin(f"pruning block {index + 1} of {len(blocks)}")
-        stored = journal is not None and checkpoint.recover(block, journal.shards)
-        with block.loaded():
-            found: dict[str, Numerics] = {}
-            if block.layers and not stored:
-                found = prune_block(block, choices, treatment, stream.measure(moments=treatment.needs_moments))
-                checkpoint.settle(block)
-            # Noted before the block is stored, so that it is there for the process that finds the block stored.
-            noted = once(f"numerics-{index}", partial(_mapping, found))
-            numerics |= {name: Numerics(**values) for name, values in noted.items()}
-            if block.layers and not stored and journal is not None:
-                checkpoint.store(block, journal.shards)
-            scales = _advance(stream, percentile, config)
-            layers += [
-                _pruned_layer(layer, block, choices[layer.name], config, scales.get(layer.name))
-                for layer in block.layers
-            ]
-    measure("pruned")
-    measure("quantized", lambda block: quantized(layer for layer in layers if layer.block is block))
+    meter.measure("dense")
+    dense_scales = {} if evaluation is None else _scales(run)
+    meter.measure("dense_quantized", lambda block: quantized_dense(block, request.config, dense_scales))
+    stream, selection = _choose(run, problem)
+    choices = _choices(request, problem, selection)
+    numerics, scales = _prune_blocks(run, stream, choices)
+    meter.measure("pruned")
+    losses: tuple[float, ...] = ()
+    if request.recover:
+        losses = _recover(run)
+        # The recovered model's activations are others, from the embeddings on.
+        scales = _scales(run)
+        meter.measure("recovered")
+    layers = _layers(run, choices, scales)
+    meter.measure("quantized", lambda block: quantized(layer for layer in layers if layer.block is block))
     return PruneResult(
         checkpoint=checkpoint,
-        config=config,
-        budget=budget,
-        method=method,
-        treatment=treatment,
+        request=request,
         numerics=numerics,
-        seed=seed,
-        samples=windows,
+        samples=calibration.samples,
         selection=selection,
-        layers=tuple(layers),
-        evaluations=Evaluations(**evaluations) if evaluations else None,
+        recovery=losses,
+        layers=layers,
+        evaluations=meter.evaluations,
     )
-
-
-def _percentile(activations: ActivationScale, percentile: float) -> float | None:
-    """The percentile that layers' scales come from; None if each token has its own."""
-    if not 0 < percentile <= 100:
-        raise PruneError(f"activation percentile must be above 0 and at most 100, not {percentile}")
-    if activations is ActivationScale.TENSOR:
-        return percentile
-    if percentile != 100:
-        raise PruneError(
-            f"activation percentile {percentile} needs activations tensor, not {activations.value}, which scales each"
-            " token by its own largest magnitude"
-        )
-    return None
-
-
-def _advance(stream: BlockStream, percentile: float | None, config: MacroConfig) -> dict[str, Tensor]:
-    """Pass a block, and give the scales of its layers' activations by name; none if each token has its own."""
-    if percentile is None:
-        stream.skip()
-        return {}
-    return {
-        name: activation_scale(magnitudes.percentile(percentile), config.activation_bits)
-        for name, magnitudes in stream.advance().items()
-    }
-
-
-def _dense_scales(
-    stream: BlockStream, blocks: Sequence[Block], percentile: float | None, config: MacroConfig
-) -> dict[str, Tensor]:
-    """Scales of the activations in the dense model, by the layer's name; none if each token has its own."""
-    scales: dict[str, Tensor] = {}
-    if percentile is not None:
-        for _ in blocks:
-            scales |= _advance(stream, percentile, config)
-    return scales
-
-
-def _one_budget(sparsity: float | None, budget: Budget | None) -> Budget:
-    if budget is None and sparsity is not None:
-        return SparsityBudget(sparsity)
-    if budget is not None and sparsity is None:
-        return budget
-    raise PruneError("either a sparsity or a budget must be given, and not both")
-
-
-def _ask(name: str, find: Callable[[], Any]) -> Any:
-    """`Journal.once` without a journal."""
-    return find()
-
-
-def _mapping(numerics: Mapping[str, Numerics]) -> dict[str, Any]:
-    """JSON's plain values of each."""
-    return {name: asdict(of_layer) for name, of_layer in numerics.items()}
 
 
 class _Steps:
@@ -305,85 +118,218 @@ class _Steps:
             self._progress(name, self._begun, self.total)
         self._begun += 1
 
-
-def _window(checkpoint: Checkpoint, length: int | None) -> int:
-    """Tokens of a window: those asked for, which must fit the model's context, or as many as fit."""
-    context = checkpoint.context
-    if length is None:
-        return DEFAULT_LENGTH if context is None else min(DEFAULT_LENGTH, context)
-    if context is not None and length > context:
-        raise PruneError(f"length must be at most the {context} tokens that the model sees at once, not {length}")
-    return length
+    def skip(self, steps: int) -> None:
+        """Count steps that an earlier process has taken."""
+        self._begun += steps
 
 
-def _check_can_predict(checkpoint: Checkpoint, method: Method, evaluation: str | None) -> None:
-    """PruneError if something is asked for that needs the loss of the next token, and the model predicts none."""
-    if checkpoint.model.can_generate():
-        return
-    if evaluation is not None:
-        raise PruneError(f"{checkpoint.name} does not predict the next token, so it cannot be evaluated on a text")
-    if method is Method.FLOW:
-        others = ", ".join(other.value for other in Method if other is not Method.FLOW)
-        raise PruneError(
-            f"{checkpoint.name} does not predict the next token, whose loss method flow is guided by; use {others}"
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What the steps of a run share."""
+
+    request: PruneRequest
+    checkpoint: Checkpoint
+    calibration: Calibration
+    steps: _Steps
+    journal: Journal | None
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        return self.checkpoint.blocks
+
+    def once(self, name: str, find: Callable[[], Any]) -> Any:
+        """`Journal.once`, if there is a journal."""
+        return find() if self.journal is None else self.journal.once(name, find)
+
+    def stream(self, *, moments: bool = False) -> BlockStream:
+        """The calibration samples before the first block."""
+        return BlockStream(self.checkpoint.model, self.blocks, self.calibration.samples, moments=moments)
+
+    @property
+    def length(self) -> int:
+        """The number of all steps."""
+        measured = 0 if self.request.evaluation is None else 5 if self.request.recover else 4
+        return 2 + len(self.blocks) + self.request.recover + measured
+
+
+# -- choosing ----------------------------------------------------------------------------------------------------------
+
+
+def _problem(request: PruneRequest, checkpoint: Checkpoint) -> Problem | None:
+    """What a method is asked; None if a plan answers it, which must fit the model and the macro."""
+    shapes = [(block.name, [(layer.name, layer.shape) for layer in block.layers]) for block in checkpoint.blocks]
+    if request.plan is not None:
+        names = [name for _, layers in shapes for name, _ in layers]
+        request.plan.check(checkpoint.name, names, request.config.patterns)
+        return None
+    assert request.budget is not None, "a request has a budget or a plan"
+    menu = candidates(request.config.patterns) if request.chooser is Method.PAPER else request.config.patterns
+    return pose(units_of(shapes, by_block=request.by_block), menu, request.budget)
+
+
+def _choose(run: _Run, problem: Problem | None) -> tuple[BlockStream, Selection | None]:
+    """Let the method choose, unless there is a plan; the samples are before the first block afterwards."""
+    run.steps.begin("choosing the patterns")
+    if problem is None:
+        return run.stream(), None
+    request, treatment = run.request, run.request.treatment
+    layers = {layer.name: layer for block in run.blocks for layer in block.layers}
+    block_of = {layer.name: block for block in run.blocks for layer in block.layers}
+    units = tuple(tuple(layers[name] for name in unit.layers) for unit in problem.units)
+    in_memory = request.chooser is Method.FLOW and fits_in_memory(problem, units, treatment)
+    stream = run.stream(moments=in_memory and treatment.needs_moments)
+
+    def select() -> dict[str, Any]:
+        evidence = Evidence(
+            model=run.checkpoint.model,
+            units=units,
+            dense={} if request.chooser is Method.UNIFORM else stream.dense,
+            treatment=treatment,
+            samples=run.calibration.samples,
+            guard=run.calibration.guard,
+            seed=request.seed,
+            blocks=run.blocks,
+            once=run.once,
+            loaded=lambda layer: block_of[layer.name].loaded(),
         )
+        return choose(request.chooser, problem, evidence).to_mapping()
+
+    selection = Selection.from_mapping(run.once("selection", select))
+    stream.forget()
+    return stream, selection
 
 
-def _samples(
-    checkpoint: Checkpoint, path: str | os.PathLike[str], samples: int, length: int, seed: int, *, guarded: bool
-) -> tuple[Tensor, Tensor]:
-    """What the model is calibrated on, windows of a text or images, and what is set apart to compare models on."""
-    if checkpoint.tokenizer is None:
-        images = read_images(path)
-        _check_images(checkpoint, images)
-        drawn = draw_images(images, samples, seed)
-        return drawn, drawn[:0]
-    tokens = _tokens(read_text(path), checkpoint)
-    if not guarded:
-        drawn = draw_samples(tokens, samples, length, seed)
-        return drawn, drawn[:0]
-    measured, apart = set_apart(tokens, length)
-    guard = draw_samples(apart, min(samples, GUARD_SAMPLES), length, seed)
-    return draw_samples(measured, samples, length, seed), guard
+def _choices(request: PruneRequest, problem: Problem | None, selection: Selection | None) -> Mapping[str, Choice]:
+    """The choice for each layer, by its name: the plan's, or that of its unit."""
+    if problem is None or selection is None:
+        assert request.plan is not None, "a request has a budget or a plan"
+        return request.plan.choices
+    chosen = zip(problem.units, selection.assignment.choices, strict=True)
+    return {name: choice for unit, choice in chosen for name in unit.layers}
 
 
-def _check_images(checkpoint: Checkpoint, images: Tensor) -> None:
-    """PruneError if the model does not read images of this shape."""
-    config = checkpoint.model.config
-    size = getattr(config, "image_size", None)
-    if size is None:
-        return
-    height, width = (size, size) if isinstance(size, int) else size
-    wanted, given = [config.num_channels, height, width], list(images.shape[1:])
-    if given != wanted:
-        raise PruneError(f"{checkpoint.name} reads images of shape {wanted}, but those for calibration are {given}")
+# -- pruning -----------------------------------------------------------------------------------------------------------
 
 
-def _tokens(text: str, checkpoint: Checkpoint) -> Tensor:
-    """Tokens of a text; PruneError if the model does not know one of them."""
-    assert checkpoint.tokenizer is not None, "the model reads text"
-    tokens = tokenize(text, checkpoint.tokenizer)
-    known = checkpoint.model.get_input_embeddings().num_embeddings
-    largest = int(tokens.max()) if len(tokens) else 0
-    if largest >= known:
-        raise PruneError(f"the tokenizer of {checkpoint.name} gives token {largest}, but the model has only {known}")
-    return tokens
+def _prune_blocks(
+    run: _Run, stream: BlockStream, choices: Mapping[str, Choice]
+) -> tuple[dict[str, Numerics], dict[str, Tensor]]:
+    """Prune block by block; give how the numbers of the layers went, and the scales of their activations, by name."""
+    # Before a recovery no block is one of the result yet.
+    shards = None if run.journal is None else run.journal.pruned if run.request.recover else run.journal.checkpoint
+    numerics: dict[str, Numerics] = {}
+    scales: dict[str, Tensor] = {}
+    for index, block in enumerate(run.blocks):
+        run.steps.begin(f"pruning block {index + 1} of {len(run.blocks)}")
+        stored = shards is not None and run.checkpoint.resume(block, shards)
+        with block.loaded():
+            found = _prune_block(run, stream, block, choices) if block.layers and not stored else {}
+            # Noted before the block is stored, so that it is there for the process that finds the block stored.
+            noted = run.once(f"numerics-{index}", partial(_mapping, found))
+            numerics |= {name: Numerics(**values) for name, values in noted.items()}
+            if block.layers and not stored and shards is not None:
+                run.checkpoint.store(block, shards)
+            scales |= _advance(run, stream)
+    return numerics, scales
 
 
-def _pruned_layer(
-    layer: LinearLayer,
-    block: Block,
-    choice: Choice,
-    config: MacroConfig,
-    scale: Tensor | None,
-) -> PrunedLayer:
-    """The layer's record; its block must be loaded."""
+def _prune_block(run: _Run, stream: BlockStream, block: Block, choices: Mapping[str, Choice]) -> dict[str, Numerics]:
+    """Prune a block on the inputs that it gets; its weights are then what they will be on disk."""
+    treatment = run.request.treatment
+    found = prune_block(block, choices, treatment, stream.measure(moments=treatment.needs_moments))
+    run.checkpoint.settle(block)
+    return found
+
+
+def _mapping(numerics: Mapping[str, Numerics]) -> dict[str, Any]:
+    """JSON's plain values of each."""
+    return {name: asdict(of_layer) for name, of_layer in numerics.items()}
+
+
+def _scales(run: _Run) -> dict[str, Tensor]:
+    """Scales of the activations in the model as it is, by the layer's name; none if each token has its own."""
+    scales: dict[str, Tensor] = {}
+    if run.request.percentile is not None:
+        stream = run.stream()
+        for _ in run.blocks:
+            scales |= _advance(run, stream)
+    return scales
+
+
+def _advance(run: _Run, stream: BlockStream) -> dict[str, Tensor]:
+    """Pass a block, and give the scales of its layers' activations by name; none if each token has its own."""
+    percentile = run.request.percentile
+    if percentile is None:
+        stream.skip()
+        return {}
+    return {
+        name: activation_scale(magnitudes.percentile(percentile), run.request.config.activation_bits)
+        for name, magnitudes in stream.advance().items()
+    }
+
+
+# -- recovering --------------------------------------------------------------------------------------------------------
+
+
+def _recover(run: _Run) -> tuple[float, ...]:
+    """Train the pruned model, and give the loss of each step.
+
+    With a journal the trained model appears on disk at once and as a whole: a process that is killed before has trained
+    for nothing, and the next one begins again with the pruned blocks, which are still there.
+    """
+    checkpoint, journal = run.checkpoint, run.journal
+    if journal is None:
+        losses = _train(run)
+    elif journal.recovered.exists():
+        run.steps.skip(run.request.recover)
+        losses = journal.once("recovery", list)
+    else:
+        with checkpoint.whole():
+            trained = _train(run)
+            losses = journal.once("recovery", lambda: trained)
+            with new_folder(journal.recovered) as folder:
+                checkpoint.store_trained(folder)
+    if journal is not None:
+        checkpoint.resume_trained(journal.recovered)
+    return tuple(losses)
+
+
+def _train(run: _Run) -> tuple[float, ...]:
+    request, model = run.request, run.checkpoint.model
+    model.to(request.place)  # where its blocks are already
+    losses = recover(
+        model,
+        [layer for block in run.blocks for layer in block.layers],
+        run.calibration.tokens,
+        steps=request.recover,
+        length=run.calibration.length,
+        seed=request.seed,
+        begin=lambda step: run.steps.begin(f"recovering, step {step} of {request.recover}"),
+    )
+    model.to("cpu")
+    run.checkpoint.settle_trained()
+    return losses
+
+
+# -- what comes out ----------------------------------------------------------------------------------------------------
+
+
+def _layers(run: _Run, choices: Mapping[str, Choice], scales: Mapping[str, Tensor]) -> tuple[PrunedLayer, ...]:
+    """The records of all layers, whose zeros are counted."""
+    layers: list[PrunedLayer] = []
+    for block in run.blocks:
+        with block.loaded():
+            layers += [_layer(run, block, layer, choices[layer.name], scales.get(layer.name)) for layer in block.layers]
+    return tuple(layers)
+
+
+def _layer(run: _Run, block: Block, layer: LinearLayer, choice: Choice, scale: Tensor | None) -> PrunedLayer:
     return PrunedLayer(
         name=layer.name,
         block=block,
         layer=layer,
         choice=choice,
-        tiling=tile_layer(config, *layer.shape, choice.pattern),
+        tiling=tile_layer(run.request.config, *layer.shape, choice.pattern),
         zeros=int((layer.weight == 0).sum()),
         activation_scale=scale,
     )

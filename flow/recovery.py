@@ -15,7 +15,7 @@ from flow.blocks import LinearLayer
 from flow.options import BATCH_TOKENS
 from flow.text import draw_samples
 
-__all__ = ["RECOVERY_RATE", "RecoveryError", "recover"]
+__all__ = ["RECOVERY_RATE", "RecoveryError", "ends", "recover"]
 
 RECOVERY_RATE = 5e-4
 """Peak learning rate of AdamW."""
@@ -40,17 +40,18 @@ def recover(
     length: int,
     seed: int,
     rate: float = RECOVERY_RATE,
-    progress: Callable[[int, float], None] | None = None,
+    begin: Callable[[int], None] | None = None,
 ) -> tuple[float, ...]:
     """Train a pruned causal language model for some steps on a text, in place, with its zeros held.
 
     All parameters learn, those outside the blocks as well; of the pruned layers only the weights that are not zero.
-    The whole model, its gradients and AdamW's two moments are in memory.
+    Dropout stays off, so that nothing but the seed decides the result, and so few steps need none. The whole model, its
+    gradients and AdamW's two moments are in memory.
 
     Parameters
     ----------
     model : PreTrainedModel
-        The model, in float32; in evaluation mode afterwards.
+        The model, in float32 and in evaluation mode, all of it in memory; its parameters need no gradient afterwards.
     layers : sequence of LinearLayer
         Its pruned layers.
     tokens : Tensor
@@ -63,8 +64,8 @@ def recover(
         Seed of the samples' places. The same seed gives the same weights on the same machine.
     rate : float
         Peak learning rate.
-    progress : callable, optional
-        Told the steps that are done and the last one's loss in nats per token.
+    begin : callable, optional
+        Told the number of each step, from 1, before it is taken.
 
     Returns
     -------
@@ -84,30 +85,46 @@ def recover(
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate_factor(step, steps))
     losses = []
-    model.train()
+    model.requires_grad_(True)
     try:
         for step, batch in enumerate(batches, start=1):
-            logits = model(input_ids=batch[:, :-1], use_cache=False).logits.float()
-            loss = cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_GRADIENT)
-            optimizer.step()
+            if begin is not None:
+                begin(step)
+            losses.append(_step(model, batch, optimizer))
             scheduler.step()
             # What a pruned weight would have learned is dropped; AdamW's moments of it do no harm.
             for layer, mask in zip(layers, masks, strict=True):
                 layer.weight.mul_(mask)
-            losses.append(loss.item())
-            if not math.isfinite(losses[-1]):
-                raise RecoveryError(
-                    f"step {step} of the recovery has a loss of {losses[-1]}; its rate {rate} is too large"
-                )
-            if progress is not None:
-                progress(step, losses[-1])
+            if not (math.isfinite(losses[-1]) and _is_finite(model)):
+                raise RecoveryError(f"step {step} of the recovery leaves the finite numbers; rate {rate} is too large")
     finally:
-        model.eval()
         optimizer.zero_grad()
+        model.requires_grad_(False)
     return tuple(losses)
+
+
+def ends(losses: Sequence[float]) -> tuple[float, float]:
+    """Mean loss of the first and of the last tenth of the steps; that of one step depends on what its samples are."""
+    some = max(1, len(losses) // 10)
+    return sum(losses[:some]) / some, sum(losses[-some:]) / some
+
+
+def _step(model: PreTrainedModel, batch: Tensor, optimizer: torch.optim.Optimizer) -> float:
+    """Take a step on samples of [length + 1] tokens, and give the loss before it."""
+    device = next(model.parameters()).device
+    batch = batch.to(device)
+    with torch.enable_grad():
+        logits = model(input_ids=batch[:, :-1], use_cache=False).logits.float()
+        loss = cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_GRADIENT)
+    optimizer.step()
+    return float(loss.item())
+
+
+def _is_finite(model: PreTrainedModel) -> bool:
+    return all(bool(parameter.isfinite().all()) for parameter in model.parameters())
 
 
 def _rate_factor(step: int, steps: int) -> float:

@@ -15,13 +15,13 @@ from flexcim.config import MacroConfig
 from flexcim.pattern import Pattern
 from flexcim.tiling import LayerTiling
 from flow.blocks import Block, LinearLayer
-from flow.budgets import Budget, SparsityBudget
+from flow.budgets import SparsityBudget
 from flow.checkpoint import Checkpoint
 from flow.choosing import Selection
 from flow.evaluation import Evaluation
-from flow.options import Method
 from flow.quantization import QuantizedLinear, quantize_weights
 from flow.quiet import quiet
+from flow.request import PruneRequest
 from flow.selectors import Choice
 from flow.stream import BlockStream
 from flow.treatment import Numerics, Treatment
@@ -96,13 +96,15 @@ class Evaluations:
     """The same text under the dense model and the pruned one, each also in the hardware's integers.
 
     From ``dense`` to ``dense_quantized`` is the error of quantisation alone, from ``dense`` to ``pruned`` that of
-    pruning alone, and ``quantized``, the pruned model in integers, has both.
+    pruning alone, from there to ``recovered`` what the recovery brings back, if there was one, and ``quantized``, what
+    comes out of all that in integers, has both errors.
     """
 
     dense: Evaluation
     dense_quantized: Evaluation
     pruned: Evaluation
     quantized: Evaluation
+    recovered: Evaluation | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -113,22 +115,16 @@ class PruneResult:
     ----------
     checkpoint : Checkpoint
         The pruned model and its tokenizer.
-    config : MacroConfig
-        The macro that it was pruned for.
-    budget : Budget
+    request : PruneRequest
         What was asked for.
-    method : Method
-        Who chose the patterns.
-    treatment : Treatment
-        How masks were chosen and kept weights updated.
     numerics : dict
         How the numbers of each layer went, by the layer's name.
-    seed : int
-        Seed of the calibration samples.
     samples : Tensor
         The calibration samples, [samples, length], int64, or images [samples, channels, height, width].
-    selection : Selection
-        The choice for each layer or block, and what was tried.
+    selection : Selection or None
+        The choice for each layer or block, and what was tried; None where a plan names the patterns.
+    recovery : tuple of float
+        Loss of each step of the recovery before it was taken, nats per token; empty where none was asked for.
     layers : tuple of PrunedLayer
         All linear layers of the blocks, in the model's order.
     evaluations : Evaluations or None
@@ -136,26 +132,48 @@ class PruneResult:
     """
 
     checkpoint: Checkpoint
-    config: MacroConfig
-    budget: Budget
-    method: Method
-    treatment: Treatment
+    request: PruneRequest
     numerics: dict[str, Numerics]
-    seed: int
     samples: Tensor
-    selection: Selection
+    selection: Selection | None
+    recovery: tuple[float, ...]
     layers: tuple[PrunedLayer, ...]
     evaluations: Evaluations | None
 
     @property
+    def config(self) -> MacroConfig:
+        """The macro that it was pruned for."""
+        return self.request.config
+
+    @property
+    def treatment(self) -> Treatment:
+        """How masks were chosen and kept weights updated."""
+        return self.request.treatment
+
+    @property
     def target(self) -> float | None:
         """The sparsity that was asked for, if it was a sparsity."""
-        return self.budget.sparsity if isinstance(self.budget, SparsityBudget) else None
+        return self.request.budget.sparsity if isinstance(self.request.budget, SparsityBudget) else None
+
+    @property
+    def weights(self) -> int:
+        """All the layers' weights, counted; what else the model has stays dense."""
+        return sum(layer.size for layer in self.layers)
+
+    @property
+    def zeros(self) -> int:
+        """Those of them that are zero."""
+        return sum(layer.zeros for layer in self.layers)
 
     @property
     def sparsity(self) -> float:
-        """Share of all the layers' weights that are zero, counted."""
-        return sum(layer.zeros for layer in self.layers) / sum(layer.size for layer in self.layers)
+        """Share of all the layers' weights that are zero."""
+        return self.zeros / self.weights
+
+    @property
+    def parameters(self) -> int:
+        """All parameters of the model, counted: those of the layers, and convolutions, scans, norms, embeddings."""
+        return sum(parameter.numel() for parameter in self.checkpoint.model.parameters())
 
     def layer(self, name: str) -> PrunedLayer:
         """The layer of this name.

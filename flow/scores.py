@@ -40,7 +40,7 @@ def wanda_scores(weight: Tensor, input_norms: Tensor) -> Tensor:
 
 
 def ria_scores(weight: Tensor, input_norms: Tensor) -> Tensor:
-    """Relative importance and activations (Zhang et al., "Plug-and-Play", ICLR 2024, equations 3 and 4):
+    """Relative importance and activations (Zhang et al., "Plug-and-Play", ICLR 2024):
     ``(|W_ij| / sum_k |W_kj| + |W_ij| / sum_k |W_ik|) * ||x_j||_2 ** a``.
 
     A weight counts by its share of its input's and of its output's weights, so that no input or output loses all.

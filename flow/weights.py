@@ -51,6 +51,7 @@ class Weights:
         self._files = files
         self._device = device
         self._replaced: dict[str, Path] = {}
+        self._trained = False
         self._finite: set[str] = set()
         self._targets: dict[str, str] = {}
         self._converted: set[str] = set()
@@ -117,7 +118,7 @@ class Weights:
                     setattr(module, name, torch.empty_like(buffer, device="meta"))
 
     def load_rest(self) -> None:
-        """Load all that is outside the blocks: embeddings, final norm, head.
+        """Load all that is outside the blocks: embeddings, final norm, head; also again, after `replace`.
 
         Raises
         ------
@@ -175,20 +176,33 @@ class Weights:
 
     def round(self, block: Block) -> None:
         """Round the weights of a block's layers to the dtypes that they have in the files, in place."""
-        names = self._names[block.name]
+        self._round(block, _stored(block))
+
+    def settle_trained(self, blocks: Iterable[Block]) -> None:
+        """Round all parameters of a model that was trained in place, all of it in memory, in the same way.
+
+        From now on `tensors` takes every parameter from memory, until `replace_all`.
+        """
+        self._trained = True
+        for block in (*blocks, None):
+            self._round(block, self._parameters(block))
+
+    def _round(self, block: Block | None, parameters: Mapping[str, nn.Parameter]) -> None:
+        names = self.names(block)
         narrow = {self._targets[name]: self._files.dtype(name) for name in names}
         # A tensor that transformers splits is known under the first part's path; the others have its dtype.
         split = next((self._files.dtype(name) for name in names if name in self._converted), torch.float32)
-        for path, stored in _stored(block).items():
+        for path, stored in parameters.items():
             dtype = narrow.get(path, split)
             if dtype != torch.float32:
                 stored.data.copy_(stored.data.to(dtype))
 
     def tensors(self, block: Block | None) -> dict[str, Tensor]:
-        """Tensors of a loaded block as they belong into a file: its layers from memory, in the dtypes they came in, and
-        all else as it is in the source."""
+        """Tensors of a loaded block, or of all that is in no block, as they belong into a file: its layers from memory,
+        in the dtypes they came in, and all else as it is in the source; of a trained model all parameters from memory.
+        """
         names = self.names(block)
-        fresh = {} if block is None else self._fresh(block)
+        fresh = self._fresh(block, self._parameters(block) if self._trained else _stored(block))
         unknown = sorted(fresh.keys() - set(names))
         if unknown:
             raise CheckpointError(
@@ -198,12 +212,22 @@ class Weights:
         tensors |= {name: tensor.to("cpu", self._files.dtype(name)) for name, tensor in fresh.items()}
         return {name: tensors[name] for name in names}
 
-    def _fresh(self, block: Block) -> dict[str, Tensor]:
-        """The weights of a block's layers, by the names that the files have for them."""
-        plain = {self._targets[name]: name for name in self._names[block.name] if name not in self._converted}
-        stored = _stored(block)
-        fresh = {plain[path]: parameter.data for path, parameter in stored.items() if path in plain}
-        merged = {path: parameter.data for path, parameter in stored.items() if path not in plain}
+    def _parameters(self, block: Block | None) -> dict[str, nn.Parameter]:
+        """All parameters of a block, or of what is in no block, by their paths; of tied ones those that are on disk."""
+        if block is not None:
+            return {f"{block.name}.{name}": parameter for name, parameter in block.module.named_parameters()}
+        blocks = tuple(f"{name}." for name in self._names if name)
+        found = self._model.named_parameters(remove_duplicate=False)
+        rest = {path: parameter for path, parameter in found if not path.startswith(blocks)}
+        on_disk = {self._targets[name] for name in self._names[""]}
+        known = {id(parameter) for path, parameter in rest.items() if path in on_disk}
+        return {path: parameter for path, parameter in rest.items() if path in on_disk or id(parameter) not in known}
+
+    def _fresh(self, block: Block | None, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+        """Parameters by the names that the files have for them."""
+        plain = {self._targets[name]: name for name in self.names(block) if name not in self._converted}
+        fresh = {plain[path]: parameter.data for path, parameter in parameters.items() if path in plain}
+        merged = {path: parameter.data for path, parameter in parameters.items() if path not in plain}
         if merged:
             # Those that transformers merged when it loaded them, taken apart again.
             self._model._weight_conversions = [
@@ -212,18 +236,23 @@ class Weights:
             fresh |= revert_weight_conversion(self._model, merged)
         return fresh
 
-    def _used_renamings(self, block: Block) -> list[WeightRenaming]:
+    def _used_renamings(self, block: Block | None) -> list[WeightRenaming]:
         """The renamings that did something to this block's names."""
         renamings = [entry for entry in get_model_conversion_mapping(self._model) if isinstance(entry, WeightRenaming)]
         return [
-            entry
-            for entry in renamings
-            if any(entry.rename_source_key(name)[0] != name for name in self._names[block.name])
+            entry for entry in renamings if any(entry.rename_source_key(name)[0] != name for name in self.names(block))
         ]
 
-    def replace(self, block: Block, path: Path) -> None:
-        """From now on read the block's tensors from another file."""
-        self._replaced |= dict.fromkeys(self._names[block.name], path)
+    def replace(self, block: Block | None, path: Path) -> None:
+        """From now on read the tensors of a block, or of all that is in no block, from another file."""
+        self._replaced |= dict.fromkeys(self.names(block), path)
+
+    def replace_all(self, paths: Mapping[Block | None, Path]) -> None:
+        """The same for all blocks, none of which is loaded, and for the rest, which is loaded again."""
+        for block, path in paths.items():
+            self.replace(block, path)
+        self._trained = False
+        self.load_rest()
 
     def relocate(self, before: Path, after: Path) -> None:
         """Say that a folder with such files has another name now."""
@@ -233,12 +262,13 @@ class Weights:
         }
 
 
-def _stored(block: Block) -> dict[str, nn.Parameter]:
-    """The parameters that hold the weights of a block's layers, by their paths in the model."""
+def _stored(block: Block | None) -> dict[str, nn.Parameter]:
+    """The parameters that hold the weights of a block's layers, by their paths in the model; none for None."""
+    layers = () if block is None else block.layers
     return {
         (layer.name if layer.expert is None else layer.name.rpartition(".")[0].rpartition(".")[0])
         + f".{layer.parameter}": layer.stored
-        for layer in block.layers
+        for layer in layers
     }
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from math import gcd
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
 from flexcim.instructions import INSTRUCTION_FIELDS, AcceleratorError, Opcode
-from hw.signals import named
+from hw.signals import named, shift_left, shift_right
 
 __all__ = ["Intake"]
 
@@ -130,16 +130,14 @@ class Intake(wiring.Component):
         """The units, the oldest lowest, and for each whether an image's words end with it."""
         buffer = Signal(self._units * self._unit)
         ends = Signal(self._units)
-        zeros = Const(0, (self._unit - 1).bit_length())  # g is a power of two, as it divides W
-        position, shift = Cat(zeros, rest), Cat(zeros, dropped)
-        word = Signal.like(buffer, name="word")
+        word = shift_left(m, "word", Mux(taken, self.bus_data, 0), rest, self._unit, len(buffer))
+        kept = shift_right(m, "kept", buffer, dropped, self._unit)
         word_end = Signal.like(ends, name="word_end")
         m.d.comb += [
-            word.eq(Mux(taken, self.bus_data, 0) << position),
             word_end.eq(((taken & image_ends) << (self._word - 1)) << rest),
             self.beat.eq(buffer),
         ]
-        m.d.sync += [buffer.eq((buffer >> shift) | word), ends.eq((ends >> dropped) | word_end)]
+        m.d.sync += [buffer.eq(kept | word), ends.eq((ends >> dropped) | word_end)]
         return ends
 
     def _build_error(self, m: Module, level: Signal, ends: Signal, taken: Signal, image_ends: Signal) -> None:

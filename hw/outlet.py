@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from math import gcd
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+
+from hw.signals import shift_left
 
 __all__ = ["Outlet"]
 
@@ -81,7 +83,7 @@ class Outlet(wiring.Component):
             m.d.sync += ending.eq(1)
         m.d.sync += level.eq(rest + Mux(taken, self._beat, 0))
 
-        position = Cat(Const(0, (self._unit - 1).bit_length()), rest)
         kept = Mux(given, buffer >> (self._word * self._unit), buffer)
-        m.d.sync += buffer.eq(kept | (Mux(taken, self.beat, 0) << position)[: len(buffer)])
+        beat = shift_left(m, "beat_bits", Mux(taken, self.beat, 0), rest, self._unit, len(buffer))
+        m.d.sync += buffer.eq(kept | beat)
         return m

@@ -11,6 +11,7 @@ from amaranth.utils import ceil_log2
 from flexcim.accelerator_config import AcceleratorConfig
 from flexcim.instructions import INSTRUCTION_BITS, INSTRUCTION_FIELDS, INSTRUCTION_WORDS, AcceleratorError, Opcode
 from hw.ports import instruction_layout
+from hw.shared_modules import index_shape
 
 __all__ = ["POSITION_BITS", "PROGRAM_ADDRESS_BITS", "ProgramSequencer"]
 
@@ -26,6 +27,9 @@ class ProgramSequencer(wiring.Component):
 
     Two cycles an instruction (`interval`): the memory is read in the first, and in the second or later the instruction
     is dispatched.
+
+    It keeps which banks are loaded in program order, so that a load that would wait for ever, and a run without
+    weights, are refused when they are dispatched, whatever the streams do.
 
     Parameters
     ----------
@@ -93,6 +97,8 @@ class ProgramSequencer(wiring.Component):
         self._packet_open = Signal()
         self._in_loop = Signal()
         self._write_past = Signal()
+        banks, macros = self._config.macro.banks, self._config.macros
+        self._loaded = [Signal(macros, name=f"loaded_bank_{bank}") for bank in range(banks)]  # a bit for each macro
         fetch = self._build_memory(m)
         past = Signal()
         m.d.comb += past.eq(self.position >= self._config.program_depth)
@@ -146,6 +152,7 @@ class ProgramSequencer(wiring.Component):
         """Check the instruction, and carry it out as soon as there is room."""
         load, run = self._view(Opcode.LOAD), self._view(Opcode.RUN)
         room = Signal()
+        loaded = self._build_banks(m)
         with m.Switch(load.op):
             with m.Case(Opcode.END):
                 m.d.comb += room.eq(1)
@@ -162,10 +169,11 @@ class ProgramSequencer(wiring.Component):
                     (self._spare_bits(Opcode.LOAD), AcceleratorError.INSTRUCTION),
                     (load.macro >= self._config.macros, AcceleratorError.MACROS),
                     (load.words == 0, AcceleratorError.WORDS),
+                    (self._no_bank(load.bank) | loaded.bit_select(self._macro(load), 1), AcceleratorError.BANK),
                 )
             with m.Case(Opcode.RUN):
                 m.d.comb += [room.eq(self.run_room & (self.result_room | ~run.last_k)), self.run.eq(self._go)]
-                self._refuse_run(m, run)
+                self._refuse_run(m, run, loaded)
                 with m.If(self._go & run.last_k):
                     m.d.sync += self._packet_open.eq(~run.end_packet)
             with m.Case(Opcode.LOOP):
@@ -175,7 +183,29 @@ class ProgramSequencer(wiring.Component):
         self._build_position(m)
         m.d.comb += self._go.eq(~self.halt & room & (self.error == 0))
 
-    def _refuse_run(self, m: Module, run: data.View) -> None:
+    def _build_banks(self, m: Module) -> Signal:
+        """Keep which banks are loaded; returns for the instruction's bank in which macros it is."""
+        load, run = self._view(Opcode.LOAD), self._view(Opcode.RUN)  # which have ``bank`` at the same place
+        loaded = Signal(self._config.macros, name="loaded_macros")
+        with m.Switch(run.bank):
+            for bank, macros in enumerate(self._loaded):
+                with m.Case(bank):
+                    m.d.comb += loaded.eq(macros)
+                    with m.If(self.load):
+                        m.d.sync += macros.eq(macros | (1 << self._macro(load)))
+                    with m.Elif(self.run & run.release):
+                        m.d.sync += macros.eq(macros & ~run.macros)
+        return loaded
+
+    def _macro(self, load: data.View) -> Value:
+        """The macro of a load, once it is known to be there."""
+        return load.macro[: index_shape(self._config.macros).width]
+
+    def _no_bank(self, bank: Value) -> Value:
+        """Whether the macros have no such bank."""
+        return _reaches(bank, self._config.macro.banks)
+
+    def _refuse_run(self, m: Module, run: data.View, loaded: Value) -> None:
         config = self._config
         memory = Signal(name="uses_memory")
         m.d.comb += memory.eq(run.replay | run.store)
@@ -190,6 +220,7 @@ class ProgramSequencer(wiring.Component):
                 AcceleratorError.MEMORY,
             ),
             ((run.words == 0) != run.replay, AcceleratorError.WORDS),
+            (self._no_bank(run.bank) | (run.macros & ~loaded).any(), AcceleratorError.BANK),
         )
 
     def _build_position(self, m: Module) -> None:

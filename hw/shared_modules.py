@@ -19,6 +19,7 @@ from amaranth.back.verilog import YosysError
 from amaranth.hdl import (
     Cat,
     ClockSignal,
+    Elaboratable,
     Instance,
     Module,
     ResetInserter,
@@ -31,6 +32,7 @@ from amaranth.hdl import (
     unsigned,
 )
 from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In
 from amaranth.utils import ceil_log2
 
@@ -38,6 +40,9 @@ __all__ = ["SharedModules", "index_shape", "place", "place_array"]
 
 _ATTRIBUTES = ("generator", "top", "src", "amaranth.hierarchy", "amaranth.decoding")
 """What Amaranth and Yosys note in modules and signals, of no use to a reader of the Verilog."""
+
+_INITIAL_WORDS = re.compile(r"^  cell \$meminit_v2 .*?^  end\n", re.MULTILINE | re.DOTALL)
+"""What Amaranth writes for the initial words of a memory, even where it has none."""
 
 
 def index_shape(count: int) -> Shape:
@@ -69,11 +74,18 @@ class SharedModules:
         """Convert a component to RTLIL under this name, after the shared modules that it places."""
         with _collecting_no_garbage():
             text = rtlil.convert(component, name=name, platform=self, emit_src=False)
+        text = _INITIAL_WORDS.sub("", text)
         body = re.search(rf"^module \\{name}\n(.*?)^end$", text, re.MULTILINE | re.DOTALL)
         assert body is not None, f"Amaranth wrote no module {name}"
         self._clocking[name] = frozenset(re.findall(r"^ *wire .*\binput\b.*\\(clk|rst)$", body[1], re.MULTILINE))
         self._ports[name] = _ports(component)
         self._texts[name] = text
+
+    def get_memory(self, memory: Memory) -> Elaboratable:
+        """A memory, as Amaranth asks a platform for it: without initial words, since none is read before it is written,
+        and those of large memories would take minutes, and gigabytes, to write."""
+        memory.data.init._raw = []
+        return memory.elaborate(None)
 
     def verilog(self) -> str:
         """All modules as Verilog, sorted by their names.
@@ -90,8 +102,6 @@ class SharedModules:
         script = [
             *(f"read_rtlil <<rtlil\n{text}\nrtlil" for text in self._texts.values()),
             "proc -nomux -norom",
-            # Memories have no initial words here, and large ones would take minutes to write.
-            "delete t:$meminit_v2",
             "memory_collect",
             f"attrmap {removed}",
             f"attrmap -modattr {removed}",

@@ -1,10 +1,10 @@
-"""Named values and delay lines: what travels beside the data through the rigid pipeline."""
+"""Named values, shifters and delay lines."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
-__all__ = ["delay", "named"]
+__all__ = ["delay", "named", "shift_left", "shift_right"]
 
 
 def named(m: Module, name: str, value: Value) -> Signal:
@@ -12,6 +12,25 @@ def named(m: Module, name: str, value: Value) -> Signal:
     signal = Signal(value.shape(), name=name)
     m.d.comb += signal.eq(value)
     return signal
+
+
+def shift_left(m: Module, name: str, value: Value, places: Value, unit: int, width: int) -> Signal:
+    """The value shifted to the left by ``places`` units of so many bits, in ``width`` bits.
+
+    Words of thousands of bits move in one step for each bit of ``places``: of a variable shift, Amaranth compares each
+    bit that comes out with each that goes in, which takes seconds.
+    """
+    for step in range(len(places)):
+        value = named(m, f"{name}_{step}", Mux(places[step], Cat(Const(0, unit << step), value)[:width], value))
+    return named(m, name, value[:width])
+
+
+def shift_right(m: Module, name: str, value: Value, places: Value, unit: int) -> Signal:
+    """The value shifted to the right by ``places`` units of so many bits, with zeros from the left; in steps, as by
+    `shift_left`."""
+    for step in range(len(places)):
+        value = named(m, f"{name}_{step}", Mux(places[step], value[unit << step :], value))
+    return named(m, name, value)
 
 
 def delay(m: Module, signal: Signal, cycles: int, *, reset_less: bool = True) -> Signal:

@@ -23,6 +23,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
+from flow.budgets import SparsityBudget
+from flow.request import PruneRequest
 from flow.run import prune_to
 
 ALL_BLOCKS = 32
@@ -140,17 +142,16 @@ def main() -> int:
     watch = Watch()
     watch.begin("writing the model")
     write_model(options.folder / "model", options.blocks, options.seed)
-    result = prune_to(
-        options.folder / "pruned",
-        options.folder / "model",
-        sparsity=options.sparsity,
-        calibration_text=TEXT,
+    request = PruneRequest(
+        model=options.folder / "model",
+        calibration=TEXT,
+        budget=SparsityBudget(options.sparsity),
         samples=options.samples,
         length=options.length,
         seed=options.seed,
         device=options.device,
-        progress=watch.begin,
     )
+    result = prune_to(options.folder / "pruned", request, progress=watch.begin)
     watch.begin("end")
 
     by_name = {name: (seconds, peak) for name, seconds, peak in watch.rows}

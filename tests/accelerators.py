@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,15 +12,12 @@ from numpy.typing import NDArray
 from flexcim.accelerator_config import AcceleratorConfig
 from flexcim.accelerator_cycles import NextCycle
 from flexcim.config import MacroConfig
-from flexcim.images import result_vectors, run_image, tile_image, tile_words
-from flexcim.instructions import LoadTile, RunTiles
-from flexcim.streams import activation_beats, tile_activations
-from flexcim.tiling import LayerTiling, pack_layer
+from flexcim.instructions import AcceleratorProgram, RunTiles
 from hw.accelerator import AcceleratorCore
 from sim.bench.accelerator_stimulus import AcceleratorStimulus
 from tests.simulation import CONFIGS, simulate
 
-__all__ = ["ACCELERATORS", "CorePlayed", "layer_outputs", "layer_stimulus", "play"]
+__all__ = ["ACCELERATORS", "CorePlayed", "play", "program_stimuli"]
 
 _SMALL = MacroConfig.from_mapping({"rows": 4, "columns": 4, "patterns": ["1:1", "4:5", "2:4", "4:8", "1:4"]})
 
@@ -67,69 +64,27 @@ ACCELERATORS: dict[str, AcceleratorConfig] = {
 """Small instances that differ in all: macros, buses narrower and wider than their beats, memories, the macro itself."""
 
 
-def layer_stimulus(
-    config: AcceleratorConfig, tiling: LayerTiling, weights: NDArray[np.int8], activations: NDArray[np.int8]
-) -> AcceleratorStimulus:
-    """A layer on all macros: output tile t in macro t mod M; the first round stores what the others replay.
-
-    Parameters
-    ----------
-    config, tiling : AcceleratorConfig, LayerTiling
-        The accelerator, and the layer on its macro.
-    weights, activations : int8 [outputs, inputs] and [vectors, inputs]
-        The layer, and its vectors, which must fit the accumulator and the activation memory.
-    """
-    macro, stimulus = config.macro, AcceleratorStimulus(config)
-    cells, offsets = pack_layer(tiling, weights)
-    rounds = -(-tiling.output_tiles // config.macros)
-    for turn in range(rounds):
-        address = 0
-        chosen = range(min(config.macros, tiling.output_tiles - turn * config.macros))
-        for k_tile in range(tiling.k_tiles):
-            bank = (turn * tiling.k_tiles + k_tile) % macro.banks
-            tile = tiling.tiles[turn * config.macros * tiling.k_tiles + k_tile]
-            for index in chosen:
-                place = (turn * config.macros + index) * tiling.k_tiles + k_tile
-                words = tile_words(config, tile.rows)
-                stimulus.instructions.append(LoadTile(macro=index, bank=bank, rows=tile.rows, words=words))
-                stimulus.tiles.append(tile_image(config, cells[place, : tile.rows], offsets[place, : tile.rows]))
-            part = tile_activations(tiling, tile, activations)
-            beats = activation_beats(macro, tiling.pattern, tiling.groups, tile.rows, part)
-            if turn == 0:
-                stimulus.runs.append(run_image(config, beats))
-            run = RunTiles(
-                macros=tuple(chosen),
-                bank=bank,
-                pattern=tiling.pattern,
-                groups=tiling.groups,
-                rows=tile.rows,
-                vectors=len(beats),
-                beats=beats.shape[1],
-                words=0 if turn else len(stimulus.runs[-1]),
-                first_k=tile.first_k,
-                last_k=tile.last_k,
-                replay=turn > 0,
-                store=turn == 0,
-                address=address,
-                end_packet=tile.last_k,
-            )
-            stimulus.instructions.append(run)
-            address += beats.shape[0] * beats.shape[1]
-    return stimulus
+_LATE = 100
+"""Cycles after an error in which results that had been computed may still leave."""
 
 
-def layer_outputs(
-    config: AcceleratorConfig, tiling: LayerTiling, vectors: int, results: NDArray[np.uint8]
-) -> NDArray[np.int32]:
-    """The layer's outputs, int32 [vectors, outputs], from the bytes of `layer_stimulus`'s results."""
-    parts, left = [], results
-    for first in range(0, tiling.output_tiles, config.macros):
-        macros = min(config.macros, tiling.output_tiles - first)
-        size = vectors * macros * config.macro.result_beats(tiling.groups) * config.result_beat_bits // 8
-        parts.append(result_vectors(config, left[:size], vectors, macros, tiling.groups).reshape(vectors, -1))
-        left = left[size:]
-    assert not left.size
-    return np.concatenate(parts, axis=1)[:, : tiling.outputs]
+def program_stimuli(
+    config: AcceleratorConfig,
+    programs: Sequence[AcceleratorProgram],
+    weights: NDArray[np.uint8],
+    activations: NDArray[np.uint8],
+) -> list[AcceleratorStimulus]:
+    """Programs, each with the words that it takes of two streams."""
+    made = []
+    for program in programs:
+        words = {"weights": 0, "activations": 0}
+        for one in program.carried_out():
+            words["activations" if isinstance(one, RunTiles) else "weights"] += one.words
+        stimulus = AcceleratorStimulus(config, list(program.instructions))
+        stimulus.tiles, weights = [weights[: words["weights"]]], weights[words["weights"] :]
+        stimulus.runs, activations = [activations[: words["activations"]]], activations[words["activations"] :]
+        made.append(stimulus)
+    return made
 
 
 @dataclass
@@ -146,6 +101,8 @@ class CorePlayed:
         When each was taken, from the start on.
     counters : dict of str to int
         The counters in the end.
+    done : bool
+        Whether it has ended.
     error, error_macro, error_macro_kind : int
         The error in the end.
     """
@@ -155,6 +112,7 @@ class CorePlayed:
     last: list[bool] = field(default_factory=list)
     cycle: list[int] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
+    done: bool = False
     error: int = 0
     error_macro: int = 0
     error_macro_kind: int = 0
@@ -220,7 +178,7 @@ def play(
     lasts : mapping of str to set of int, optional
         Words of the input streams that carry ``tlast``.
     program : ndarray of uint32, optional
-        The program memory's image, if it is not that of the stimulus.
+        The program memory's image, if it is not that of the stimulus; it may leave words.
     """
     core = AcceleratorCore(config)
     goes = {name: (stalls or {}).get(name, lambda cycle: cycle) for name in ("weights", "activations", "results")}
@@ -241,7 +199,7 @@ def play(
             ctx.set(core.start, 1)
             played.append(await _carry_out(ctx, core, sources, goes["results"], limit))
             for source in sources:
-                assert played[-1].error or source.place == len(source.words)
+                assert program is not None or source.place == len(source.words)
 
     simulate(core, bench)
     return played
@@ -251,6 +209,7 @@ async def _carry_out(
     ctx: Any, core: AcceleratorCore, sources: list[_Source], goes: NextCycle, limit: int
 ) -> CorePlayed:
     played, held = CorePlayed(), None
+    late = _LATE
     for cycle in range(limit):
         for source in sources:
             source.offer(ctx, cycle)
@@ -269,9 +228,12 @@ async def _carry_out(
             played.last.append(bool(shown[2]))
             played.cycle.append(cycle)
         done = ctx.get(core.done)
+        if not ctx.get(core.error):
+            late = cycle + _LATE
         await ctx.tick()
         ctx.set(core.start, 0)
-        if done:
+        if done or cycle == late:
+            played.done = bool(done)
             break
     names = ("cycles", "weight_stalls", "activation_stalls", "result_stalls")
     played.counters = {name: ctx.get(getattr(core, name)) for name in names}

@@ -28,3 +28,8 @@ def test_a_small_accelerator_keeps_the_contract(name, simulator, tmp_path):
     verification = verify_accelerator("small", ACCELERATORS[name], simulator, tmp_path, seed=SEED, verilog=design(name))
     assert not verification.failed, [f"{outcome.name}: {outcome.message}" for outcome in verification.failed]
     assert all(outcome.results for outcome in verification.outcomes if outcome.name != "registers")
+    (programs,) = [outcome.covered for outcome in verification.outcomes if outcome.name == "programs"]
+    place = list(verification.coverage.axes).index("stall")
+    assert {cross[place] for cross in programs} == {"none"}, "nothing pauses in these programs"
+    covered = {bins.bin: bins.hit for bins in verification.coverage.bins() if bins.axis == "source"}
+    assert all(covered.values()), f"runs from the stream, stored and replayed were all seen: {covered}"

@@ -10,24 +10,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flexcim.accelerator_config import ACCELERATOR_PRESETS, AcceleratorConfig
+from flexcim.accelerator_config import ACCELERATOR_PRESETS
 from flexcim.accelerator_cycles import AcceleratorTiming, stall_pattern
+from flexcim.compiler.layer import compile_layer
 from flexcim.cycles import CycleError
 from flexcim.instructions import AcceleratorProgram, LoadTile, Loop, RunTiles
 from flexcim.pattern import Pattern
-from flexcim.tiling import LayerTiling
 from sim.bench.accelerator_illegal import rounds
-from tests.accelerators import ACCELERATORS, layer_stimulus
+from tests.accelerators import ACCELERATORS
 
 CONFIG = ACCELERATORS["two macros, odd beats, no memory"]
-
-
-def layer_cycles(config, size, pattern, vectors):
-    """A square layer's cycles; its numbers do not matter."""
-    tiling = LayerTiling(config.macro, size, size, Pattern.parse(pattern), 1, "a test")
-    zeros = np.zeros((size, size), np.int8)
-    stimulus = layer_stimulus(config, tiling, zeros, np.zeros((vectors, size), np.int8))
-    return AcceleratorTiming(config).run(stimulus.program)
+STREAMED = ["accelerator", "accelerator-2", "accelerator-4"]
 
 
 def loads_and_run(stimulus):
@@ -37,33 +30,67 @@ def loads_and_run(stimulus):
     return [load for load in loads if isinstance(load, LoadTile)], run
 
 
-@pytest.mark.parametrize("pattern", ["1:1", "2:4", "4:8", "2:8", "1:4"])
-def test_prefill_is_near_the_limit_of_the_cells(pattern):
-    """64 vectors, weights streaming: at least 90 % of the array's limit, T * A / b cycles for each tile and vector."""
-    config = AcceleratorConfig()
-    predicted = layer_cycles(config, 512, pattern, 64)
-    assert predicted.issue_cycles >= 0.9 * predicted.cycles
-    tile = Pattern.parse(pattern)
-    assert predicted.issue_cycles == 512 * 512 * tile.n // tile.m // 4096 * 64 * 8
+@pytest.mark.parametrize("name", STREAMED)
+def test_prefill_is_near_the_limit_of_the_cells(name):
+    """64 vectors, weights streaming: at least 90 % of the arrays' limit, T * A / b cycles for each tile and vector."""
+    config = ACCELERATOR_PRESETS[name]
+    for pattern in config.macro.patterns:
+        layer = compile_layer(config, 512, 512, pattern, 64, groups=1)
+        tiles = len(layer.tiling.tiles)
+        assert layer.cycles.issue_cycles == tiles * 64 * config.macro.issue_cycles(pattern)
+        assert layer.cycles.issue_cycles >= 0.9 * config.macros * layer.cycles.cycles, pattern
 
 
-@pytest.mark.parametrize("macros", [1, 2, 4])
-@pytest.mark.parametrize("pattern", ["1:1", "2:4", "2:8"])
-@pytest.mark.parametrize("bus", [128, 256, 512])
-def test_decode_is_near_the_limit_of_the_weight_port(macros, pattern, bus):
+@pytest.mark.parametrize("name", STREAMED)
+@pytest.mark.parametrize("bus", [128, 512, 1024])
+def test_decode_is_near_the_limit_of_the_weight_port(name, bus):
     """One vector: within 5 % of what the bus, or the macro's weight port, can bring."""
-    config = AcceleratorConfig(macros=macros, weight_bus=bus)
-    predicted = layer_cycles(config, 512, pattern, 1)
-    tile = Pattern.parse(pattern)
-    cells = 512 * 512 * tile.n // tile.m
-    limit = max(cells / config.macro.weight_port, cells * config.macro.cell_bits / bus)
-    assert limit <= predicted.cycles <= 1.05 * limit
+    config = replace(ACCELERATOR_PRESETS[name], weight_bus=bus)
+    for pattern in config.macro.patterns:
+        layer = compile_layer(config, 512, 512, pattern, 1, groups=1)
+        beats = sum(config.macro.weight_beats(tile.rows) for tile in layer.tiling.tiles)
+        limit = max(beats, beats * config.weight_beat_bits / bus)
+        assert limit <= layer.cycles.cycles <= 1.05 * limit, pattern
 
 
 def test_more_macros_are_faster_until_the_weight_port_is_the_limit():
-    cycles = [layer_cycles(ACCELERATOR_PRESETS[name], 512, "1:1", 64).cycles for name in list(ACCELERATOR_PRESETS)[:3]]
-    assert 1.9 < cycles[0] / cycles[1] <= 2
-    assert 3.6 < cycles[0] / cycles[2] <= 4
+    wide = ACCELERATOR_PRESETS["accelerator-4"]
+    prefill, decode = (
+        [
+            compile_layer(replace(wide, macros=count), 512, 512, Pattern(1, 1), vectors).cycles.cycles
+            for count in (1, 2, 4)
+        ]
+        for vectors in (64, 1)
+    )
+    assert 1.9 < prefill[0] / prefill[1] <= 2
+    assert 3.8 < prefill[0] / prefill[2] <= 4
+    assert len(set(decode)) == 1
+
+
+@pytest.mark.parametrize("config", ACCELERATORS.values(), ids=ACCELERATORS)
+@pytest.mark.parametrize("depth", [16, 4096])
+def test_what_repeats_itself_takes_as_long_as_when_it_is_carried_out(config, depth):
+    """With stall patterns, even one that never stalls, every instruction is carried out."""
+    config = replace(config, program_depth=depth)
+    never = {"weights": stall_pattern([True])}
+    for vectors in (1, 9):
+        layer = compile_layer(config, 90, 200, config.macro.patterns[-1], vectors)
+        counted, carried_out = AcceleratorTiming(config), AcceleratorTiming(config)
+        for program in layer.programs:
+            assert counted.run(program) == carried_out.run(program, never)
+
+
+def test_a_loop_takes_as_long_each_time():
+    """Carried out, 65535 times would take minutes."""
+    stimulus = rounds(CONFIG, np.random.default_rng(95), 2)
+    body = tuple(stimulus.instructions)
+    some, more, most = (
+        AcceleratorTiming(CONFIG).run(AcceleratorProgram((Loop(length=len(body), count=count), *body)))
+        for count in (100, 101, 65535)
+    )
+    for name, value in vars(most).items():
+        each = getattr(more, name) - getattr(some, name)
+        assert value == getattr(some, name) + (65535 - 100) * each, name
 
 
 def test_a_loop_costs_one_instruction_more_than_its_body():
@@ -97,9 +124,9 @@ def test_a_stall_pattern_repeats_itself():
 def test_programs_that_never_finish_are_refused():
     stimulus = rounds(CONFIG, np.random.default_rng(93), 1)
     loads, run = loads_and_run(stimulus)
-    with pytest.raises(CycleError, match="a run waits for bank 0 of macro 0, but no load for it comes before"):
+    with pytest.raises(CycleError, match="a run needs bank 0 of macro 0, which no load before it fills"):
         AcceleratorTiming(CONFIG).run(AcceleratorProgram((run,)))
-    message = "a load waits for bank 0 of macro 0, which a run that comes later releases"
+    message = "a load must wait for bank 0 of macro 0, which no run before it releases"
     with pytest.raises(CycleError, match=message):
         AcceleratorTiming(CONFIG).run(AcceleratorProgram((loads[0], loads[0])))
     for change in (-1, 1):
@@ -116,5 +143,5 @@ def test_tiles_stay_from_one_program_to_the_next():
     again = timing.run(AcceleratorProgram((run,)))
     assert again.weight_words == 0
     assert again.cycles < first.cycles
-    with pytest.raises(CycleError, match="no load for it comes before"):
+    with pytest.raises(CycleError, match="which no load before it fills"):
         timing.run(AcceleratorProgram((run,)))

@@ -206,6 +206,8 @@ def test_the_presets_are_listed_with_all_their_parameters(read):
         if parameter != "macro":
             values = [str(getattr(config, parameter)) for config in ACCELERATOR_PRESETS.values()]
             assert re.search(rf"│ {parameter} +│ +{' +│ +'.join(values)} │", accelerators), (parameter, values)
+    assert re.search(r"│ macro +│ +flexcim +│ +flexcim +│ +flexcim +│ +board │", accelerators)
+    assert re.search(r"│ macro.weight_port +│ +32 +│ +32 +│ +128 +│ +8 │", accelerators)
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -18,9 +18,8 @@ from flexcim.config import MacroConfig
 from flexcim.instructions import AcceleratorProgram, Loop, RunTiles
 from flexcim.pattern import Pattern
 from flexcim.tiling import LayerTiling, pack_layer
-from sim.bench.accelerator_stimulus import AcceleratorStimulus
 from sim.golden.accelerator import GoldenAccelerator, WordStream
-from tests.accelerators import ACCELERATORS, play
+from tests.accelerators import ACCELERATORS, play, program_stimuli
 from tests.sparse_weights import random_weights
 
 DENSE = Pattern(1, 1)
@@ -215,24 +214,10 @@ def test_the_rtl_takes_the_cycles_and_gives_the_product(name, outputs, inputs, v
     layer = compile_layer(config, outputs, inputs, config.macro.patterns[0], vectors)
     weights, activations, product = layer_data(layer, rng)
     streams = layer.weight_image(*pack_layer(layer.tiling, weights)), layer.activation_image(activations)
-    played = play(config, stimuli(config, layer.programs, *streams), 20_000)
+    played = play(config, program_stimuli(config, layer.programs, *streams), 20_000)
     assert len(played) > 1
     assert (layer.outputs(np.concatenate([core.results for core in played])) == product).all()
     assert sum(core.counters["cycles"] for core in played) == layer.cycles.cycles
-
-
-def stimuli(config, programs, weights, activations):
-    """Programs with their parts of the streams."""
-    made = []
-    for program in programs:
-        words = {"weights": 0, "activations": 0}
-        for one in program.carried_out():
-            words["activations" if isinstance(one, RunTiles) else "weights"] += one.words
-        stimulus = AcceleratorStimulus(config, list(program.instructions))
-        stimulus.tiles, weights = [weights[: words["weights"]]], weights[words["weights"] :]
-        stimulus.runs, activations = [activations[: words["activations"]]], activations[words["activations"] :]
-        made.append(stimulus)
-    return made
 
 
 def test_what_does_not_fit_is_told():

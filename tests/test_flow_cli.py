@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from transformers import ResNetConfig, ResNetForImageClassification
 
 import flow.cli.prune
 from flexcim.cli import main
@@ -136,7 +139,9 @@ def test_bad_input_is_refused_in_one_sentence(model, text, tmp_path, capfd, monk
     assert refused(capfd, *unreachable).endswith("the nearest is 0.75")
     # Without 1:4, remainders keep a little more.
     assert refused(capfd, *unreachable, "--method", "paper").endswith("the nearest is 0.745")
-    assert refused(capfd, model, "-o", tmp_path / "out") == "either a sparsity or a budget must be given, and not both"
+    assert refused(capfd, model, "-o", tmp_path / "out") == (
+        "one of --sparsity, --budget and --plan must be given, and not two of them"
+    )
     assert refused(capfd, model, "--budget", "joules=1", "-o", tmp_path / "out") == (
         "a budget must be of sparsity, bytes or cycles, not of 'joules'"
     )
@@ -161,6 +166,87 @@ def test_bad_input_is_refused_in_one_sentence(model, text, tmp_path, capfd, monk
         "--calibration must name a text, as there is none beside the installed package"
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["foreign"]
+
+
+def test_texts_that_are_empty_or_too_short_are_refused(model, text, tmp_path, capfd):
+    short = tmp_path / "short.txt"
+    options = (model, "--sparsity", 0.5, "-o", tmp_path / "out", "--method", "uniform", "--samples", 2)
+    short.write_text(" \n")
+    assert refused(capfd, *options, "--calibration", short) == f"{short}: is empty"
+    assert refused(capfd, *options, "--calibration", text, "--evaluate", short) == f"{short}: is empty"
+    short.write_text("words")
+    assert refused(capfd, *options, "--calibration", short) == (
+        "the calibration text has 5 tokens, fewer than the 64 of one sample"
+    )
+    short.write_bytes(b"\xff")
+    assert refused(capfd, *options, "--calibration", short) == f"{short}: is no UTF-8 text (byte 0 is 0xff)"
+    short.write_text("w")
+    assert refused(capfd, *options, "--calibration", text, "--evaluate", short) == (
+        "the evaluation text has 1 tokens, but at least 2 are needed"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["short.txt"]
+
+
+def test_models_that_cannot_be_pruned_are_refused(model, text, tmp_path, capfd):
+    output = ("--sparsity", 0.5, "-o", tmp_path / "out", "--calibration", text)
+    broken = shutil.copytree(model, tmp_path / "broken")
+    tensors = load_file(broken / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = float("nan")
+    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    assert refused(capfd, broken, *output) == (
+        f"{broken}: model.layers.1.mlp.up_proj.weight holds values that are not finite"
+    )
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic")
+    with quiet():
+        ResNetForImageClassification(config).save_pretrained(tmp_path / "resnet")
+    assert refused(capfd, tmp_path / "resnet", *output) == (
+        "the blocks in resnet.encoder.stages of ResNetForImageClassification have no linear layers to prune"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "resnet"]
+
+
+@pytest.mark.parametrize(("limit", "recover"), [(12_000, 0), (40_000, 1)], ids=["a block", "the recovered rest"])
+def test_a_full_disk_is_one_sentence_and_the_same_command_finishes(limit, recover, model, text, tmp_path, capfd):
+    output = tmp_path / "out"
+    words = [model, "--sparsity", 0.5, "-o", output, "--calibration", text, "--samples", 2, "--length", 16]
+    words += ["--method", "uniform", "--device", "cpu", "--recover", recover]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        said = refused(capfd, *words)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert said == f"{output}: cannot be written (File too large); what is finished is kept in {output}.partial"
+    assert not output.exists()
+    for path in (tmp_path / "out.partial").rglob("*.safetensors"):
+        assert load_file(path)
+    assert not (tmp_path / "out.partial" / "recovered").exists()
+    assert call(*words) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_a_recovery_is_shown(model, text, tmp_path, capfd):
+    other = tmp_path / "other.txt"
+    other.write_text(OTHER_TEXT[:300], encoding="utf-8")
+    words = (model, "--sparsity", 0.5, "-o", tmp_path / "out", "--calibration", text, "--evaluate", other)
+    assert call(*words, "--method", "uniform", "--samples", 2, "--length", 16, "--recover", 3) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert "recovery: 3 steps, loss " in out
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    bits = {name: found["bits_per_byte"] for name, found in report["evaluation"].items()}
+    assert f"bits per byte: {bits['dense']:.4f} dense, {bits['pruned']:.4f} pruned, {bits['recovered']:.4f} rec" in out
+    assert f"integers: {bits['dense_quantized']:.4f} dense, {bits['quantized']:.4f} pruned and recovered\n" in out
+
+
+def test_what_cannot_be_recovered_is_refused(text, tmp_path, capfd):
+    with quiet():
+        folder = save_tiny(tmp_path / "bert", tiny_family("bert"))
+    words = (folder, "--sparsity", 0.5, "-o", tmp_path / "out", "--calibration", text, "--method", "owl")
+    assert refused(capfd, *words, "--recover", 3) == (
+        "bert does not predict the next token, so there is no loss to recover it by; recovery steps must be 0"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bert"]
 
 
 def test_help_needs_no_heavy_import():

@@ -12,10 +12,11 @@ from flexcim.config import PRESETS
 from flexcim.pattern import Pattern
 from flow import comparison
 from flow.budgets import CycleBudget
-from flow.comparison import ComparisonError, compare, ways_of
+from flow.comparison import ComparisonError, ComparisonRequest, compare, ways_of
 from flow.evaluation import added_loss
 from flow.options import Method, Update
 from flow.pruner import prune
+from tests.prune_requests import asked
 from tests.tiny_models import OTHER_TEXT, TEXT, save_tiny, tiny_llama
 
 QUESTION = {"context": "In the beginning was ", "choices": ["the word", "all"], "answer": 0}
@@ -55,15 +56,17 @@ def test_each_row_is_what_pruning_by_itself_gives(inputs, written):
     config = PRESETS["flexcim"]
     for row in document["rows"][::3]:
         result = prune(
-            model,
-            sparsity=row["sparsity_target"],
-            calibration_text=text,
-            evaluation_text=other,
-            method=Method(row["method"]),
-            update=Update(row["update"]),
-            samples=4,
-            length=32,
-            seed=3,
+            asked(
+                model,
+                sparsity=row["sparsity_target"],
+                calibration=text,
+                evaluation=other,
+                method=Method(row["method"]),
+                update=Update(row["update"]),
+                samples=4,
+                length=32,
+                seed=3,
+            )
         )
         assert result.evaluations is not None
         assert row["sparsity"] == result.sparsity >= row["sparsity_target"]
@@ -103,11 +106,11 @@ def test_a_run_goes_on_after_its_end_and_an_earlier_result_is_replaced(inputs, t
     chosen = ("--methods", "uniform", "--sparsities", "0.25,0.5")
     calls = []
 
-    def counted(*arguments, **options):
-        calls.append(options["sparsity"])
+    def counted(request):
+        calls.append(request.budget.sparsity)
         if calls == [0.25, 0.5]:
             raise KeyboardInterrupt
-        return prune(*arguments, **options)
+        return prune(request)
 
     monkeypatch.setattr(comparison, "prune", counted)
     assert main(words(inputs, output, *chosen)) == 130
@@ -151,15 +154,7 @@ def test_a_text_that_was_calibrated_on_measures_nothing(inputs):
     model, text, *_ = inputs
     ways = ways_of([Method.UNIFORM], [], None, [0.5], [0])
     with pytest.raises(ValueError, match=r"^the evaluation text shares a passage of 128 or more characters"):
-        compare(
-            model,
-            ways,
-            calibration_text=text,
-            evaluation_text=text,
-            config=PRESETS["flexcim"],
-            samples=2,
-            vectors=4,
-        )
+        compare(ComparisonRequest(model=model, ways=ways, calibration=text, evaluation=text, samples=2, vectors=4))
 
 
 def test_nothing_to_compare_is_refused():

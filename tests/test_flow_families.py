@@ -9,15 +9,17 @@ from safetensors.torch import load_file, save_file
 
 from flexcim.pattern import Pattern
 from flow.blocks import find_blocks
+from flow.calibration import PruneError
 from flow.checkpoint import load_checkpoint
 from flow.images import ImageError
 from flow.masks import nm_mask
 from flow.options import Method
-from flow.pruner import PruneError, prune
+from flow.pruner import prune
 from flow.quiet import quiet
 from flow.scores import wanda_scores
 from flow.stream import BlockStream
 from tests.model_families import FAMILIES, FAMILY_LAYERS, tiny_family, tiny_inputs
+from tests.prune_requests import asked
 from tests.tiny_models import OTHER_TEXT, TEXT, save_tiny
 
 PATTERN = Pattern(2, 4)
@@ -103,13 +105,15 @@ def test_the_whole_pruner_takes_it(family, folder, tmp_path):
         if family == "vit":
             save_file({"pixel_values": tiny_inputs(model, samples=9)}, images)
         result = prune(
-            folder,
-            sparsity=0.5,
-            calibration_text=images if family == "vit" else text,
-            evaluation_text=other if model.can_generate() else None,
-            method=Method.FLOW if family in ("llama", "mixtral", "mamba") else Method.PAPER,
-            samples=8,
-            length=32,
+            asked(
+                folder,
+                sparsity=0.5,
+                calibration=images if family == "vit" else text,
+                evaluation=other if model.can_generate() else None,
+                method=Method.FLOW if family in ("llama", "mixtral", "mamba") else Method.PAPER,
+                samples=8,
+                length=32,
+            )
         )
     assert result.sparsity >= 0.5
     assert len(result.layers) == len(FAMILY_LAYERS[family]) * len(result.checkpoint.blocks)
@@ -127,16 +131,16 @@ def test_what_an_encoder_cannot_do_is_refused(tmp_path):
     with pytest.raises(
         PruneError, match=r"^bert does not predict the next token, so it cannot be evaluated on a text$"
     ):
-        prune(folder, sparsity=0.5, calibration_text=text, evaluation_text=text, samples=2, length=16)
+        prune(asked(folder, sparsity=0.5, calibration=text, evaluation=text, samples=2, length=16))
     with pytest.raises(
         PruneError,
         match=r"^bert does not predict the next token, whose loss method flow is guided by; use paper, uniform, owl$",
     ):
-        prune(folder, sparsity=0.5, calibration_text=text, samples=2, length=16)
+        prune(asked(folder, sparsity=0.5, calibration=text, samples=2, length=16))
     with quiet():
         folder = save_tiny(tmp_path / "vit", tiny_family("vit"))
     save_file({"pixel_values": torch.zeros(1, 3, 8, 8)}, tmp_path / "small")
     with pytest.raises(PruneError, match=r"^vit reads images of shape \[3, 16, 16\], but those .* are \[3, 8, 8\]$"):
-        prune(folder, sparsity=0.5, calibration_text=tmp_path / "small", method=Method.PAPER)
+        prune(asked(folder, sparsity=0.5, calibration=tmp_path / "small", method=Method.PAPER))
     with pytest.raises(ImageError, match=r"text\.txt: cannot be read as a safetensors file of images"):
-        prune(folder, sparsity=0.5, calibration_text=text, method=Method.PAPER)
+        prune(asked(folder, sparsity=0.5, calibration=text, method=Method.PAPER))

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flexcim.accelerator_config import AcceleratorConfig
+from flexcim.compiler.layer import compile_layer
 from flexcim.errors import FlexCiMError
-from flexcim.instructions import AcceleratorError, AcceleratorProgram, Loop
-from flexcim.tiling import LayerTiling
+from flexcim.instructions import AcceleratorError, Loop
+from flexcim.tiling import pack_layer
 from sim.bench.accelerator_illegal import illegal_programs, rounds
 from sim.golden.accelerator import GoldenAccelerator, WordStream
-from tests.accelerators import ACCELERATORS, layer_outputs, layer_stimulus
+from tests.accelerators import ACCELERATORS
 from tests.sparse_weights import random_weights
 
 for_each_accelerator = pytest.mark.parametrize("config", ACCELERATORS.values(), ids=ACCELERATORS)
@@ -29,21 +29,23 @@ def test_a_layer_in_each_mode_is_the_integer_product(config):
     """On one accelerator, one layer after the other, each of several tiles both ways and with remainders."""
     rng = np.random.default_rng(81)
     macro = config.macro
-    # Enough memory for all vectors, whatever the instance has.
-    config = AcceleratorConfig.from_mapping({"activation_memory": 4096}, base=config)
     golden = GoldenAccelerator(config)
     for pattern, groups in macro.modes:
         inputs = 2 * macro.tile_inputs(pattern, groups) + 1
         outputs = (2 * config.macros + 1) * macro.tile_outputs(groups) - 1
-        tiling = LayerTiling(macro, outputs, inputs, pattern, groups, "a test")
+        vectors = max(1, macro.accumulator_depth // groups - 1)
+        layer = compile_layer(config, outputs, inputs, pattern, vectors, groups=groups)
         weights = random_weights(rng, outputs, inputs, pattern, macro.weight_bits)
         low = 1 << (macro.activation_bits - 1)
-        vectors = max(1, macro.accumulator_depth // groups - 1)
         activations = rng.integers(-low, low, (vectors, inputs)).astype(np.int8)
-        executed = execute(golden, layer_stimulus(config, tiling, weights, activations))
+        streams = (
+            WordStream(layer.weight_image(*pack_layer(layer.tiling, weights))),
+            WordStream(layer.activation_image(activations)),
+        )
+        executed = [golden.execute(program.words(macro), *streams) for program in layer.programs]
         product = activations.astype(np.int64) @ weights.T.astype(np.int64)
-        assert (layer_outputs(config, tiling, vectors, executed.results) == product).all()
-        assert executed.packets[-1] == executed.results.size
+        assert (layer.outputs(np.concatenate([one.results for one in executed])) == product).all()
+        assert all(one.packets[-1] == one.results.size for one in executed)
     assert not golden.error
 
 
@@ -94,6 +96,3 @@ def test_a_program_that_waits_for_ever_is_told():
     words = stimulus.program.words(config.macro)
     with pytest.raises(FlexCiMError, match=r"the program takes \d+ more words of weights, but 1 are left"):
         GoldenAccelerator(config).execute(words, WordStream(stimulus.weights[:1]), WordStream(stimulus.activations))
-    run = AcceleratorProgram(tuple(stimulus.instructions[1:])).words(config.macro)
-    with pytest.raises(FlexCiMError, match="a run waits for bank 0, but no load for it follows"):
-        GoldenAccelerator(config).execute(run, WordStream(stimulus.weights), WordStream(stimulus.activations))

@@ -60,7 +60,9 @@ def read(path: Path) -> str:
 
 PACKAGE_FILES = python_files(*PACKAGES)
 for_each_package_file = pytest.mark.parametrize("path", PACKAGE_FILES, ids=by_path)
-for_each_python_file = pytest.mark.parametrize("path", python_files(*PACKAGES, "tests", "scripts"), ids=by_path)
+for_each_python_file = pytest.mark.parametrize(
+    "path", python_files(*PACKAGES, "examples", "tests", "scripts"), ids=by_path
+)
 
 
 # --- Who may import whom ---------------------------------------------------------------------------------------------

@@ -13,18 +13,30 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    GPT2LMHeadModel,
     LlamaForCausalLM,
     Mamba2ForCausalLM,
 )
 from typer.testing import CliRunner
 
 from scripts import train_models
-from scripts.train_models import ModelName, Run
+from scripts.training import loop, recipes
+from scripts.training.export import bits_per_byte
+from scripts.training.loop import Run, train
+from scripts.training.recipes import ModelName, as_tokens
+from scripts.training.text import (
+    HELDOUT_PIECE_BYTES,
+    HELDOUT_STARTS,
+    MissingTextError,
+    Verse,
+    read_verses,
+    split_text,
+)
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
-CLASSES = {"llama-kjv": LlamaForCausalLM, "mamba2-kjv": Mamba2ForCausalLM}
+CLASSES = {"llama-kjv": LlamaForCausalLM, "mamba2-kjv": Mamba2ForCausalLM, "gpt2-kjv": GPT2LMHeadModel}
 MODEL_LIMIT_BYTES = 4_000_000
-ALL_LIMIT_BYTES = 9_000_000
+ALL_LIMIT_BYTES = 12_000_000
 BITS_LIMIT = 1.9
 EVALUATED_BYTES = 32_768  # a quarter of the held-out text, from five books
 
@@ -54,8 +66,8 @@ def test_a_model_loads_as_its_class_and_predicts_heldout_text(folder: str) -> No
     model = load(folder)
     assert type(model) is CLASSES[folder]
     assert model.config.vocab_size == 256
-    tokens = train_models.as_tokens(text("heldout.txt"))[:EVALUATED_BYTES]
-    assert train_models.bits_per_byte(model, tokens) <= BITS_LIMIT
+    tokens = as_tokens(text("heldout.txt"))[:EVALUATED_BYTES]
+    assert bits_per_byte(model, tokens) <= BITS_LIMIT
 
 
 @for_each_model
@@ -121,19 +133,19 @@ def test_no_heldout_line_is_in_the_calibration_text() -> None:
 
 
 def test_the_split_keeps_heldout_lines_out_of_the_training() -> None:
-    starts = train_models.HELDOUT_STARTS
+    starts = HELDOUT_STARTS
     # Each "book" has one own verse per number, and one that is the same everywhere.
     verses = [
-        train_models.Verse(book, chapter, line)
+        Verse(book, chapter, line)
         for book, chapter in [*starts, ("Gal", 1), ("Eph", 1)]
         for line in [f"{book} {number} " + "x" * 80 for number in range(300)] + ["And the LORD spake."]
     ]
-    verses.insert(0, train_models.Verse("Ge", 1, verses[0].text))  # an early copy of a held-out verse
-    training, calibration, heldout = (part.splitlines() for part in train_models.split_text(verses))
+    verses.insert(0, Verse("Ge", 1, verses[0].text))  # an early copy of a held-out verse
+    training, calibration, heldout = (part.splitlines() for part in split_text(verses))
     assert not set(training) & set(heldout)
     assert set(calibration) <= set(training)
     assert {verse.text for verse in verses} == set(training) | set(heldout)
-    assert len("\n".join(heldout)) >= len(starts) * train_models.HELDOUT_PIECE_BYTES - 1
+    assert len("\n".join(heldout)) >= len(starts) * HELDOUT_PIECE_BYTES - 1
 
 
 @pytest.mark.skipif(shutil.which("bible") is None, reason="the packages bible-kjv and bible-kjv-text are not installed")
@@ -160,8 +172,8 @@ def text_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("break_it", [program_is_missing, text_is_missing])
 def test_a_missing_package_is_named(break_it, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     break_it(monkeypatch)
-    with pytest.raises(train_models.MissingTextError, match="apt-get install bible-kjv bible-kjv-text"):
-        train_models.read_verses()
+    with pytest.raises(MissingTextError, match="apt-get install bible-kjv bible-kjv-text"):
+        read_verses()
     result = CliRunner().invoke(train_models.app, ["--text-only", "--output", str(tmp_path)])
     assert result.exit_code == 2
     assert result.output.count("\n") == 1
@@ -172,6 +184,7 @@ def test_a_missing_package_is_named(break_it, monkeypatch: pytest.MonkeyPatch, t
 TINY_SHAPES = {
     ModelName.llama: {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 1, "num_key_value_heads": 1},
     ModelName.mamba2: {"hidden_size": 32, "num_heads": 1, "state_size": 8},
+    ModelName.gpt2: {"n_embd": 32, "n_head": 1},
 }
 
 
@@ -179,24 +192,25 @@ TINY_SHAPES = {
 def test_an_interrupted_run_goes_on_to_the_same_weights(
     name: ModelName, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    recipe = train_models.RECIPES[name]
-    shape = recipe.shape | TINY_SHAPES[name] | {"num_hidden_layers": 1}
-    monkeypatch.setitem(train_models.RECIPES, name, dataclasses.replace(recipe, shape=shape))
-    monkeypatch.setattr(train_models, "CHECKPOINT_STEPS", 3)
+    recipe = recipes.RECIPES[name]
+    layers = "n_layer" if name is ModelName.gpt2 else "num_hidden_layers"
+    shape = recipe.shape | TINY_SHAPES[name] | {layers: 1}
+    monkeypatch.setitem(recipes.RECIPES, name, dataclasses.replace(recipe, shape=shape))
+    monkeypatch.setattr(loop, "CHECKPOINT_STEPS", 3)
     run = Run(name, steps=6, seed=1, threads=torch.get_num_threads(), bfloat16=False)
-    tokens = train_models.as_tokens("In the beginning " * 200)
-    whole, _ = train_models.train(run, tokens, tmp_path / "whole", plain=True)
+    tokens = as_tokens("In the beginning " * 200)
+    whole, _ = train(run, tokens, tmp_path / "whole", plain=True)
 
     def interrupt(step: int, steps: int) -> float:
         if step == 4:
             raise KeyboardInterrupt
         return rate_factor(step, steps)
 
-    rate_factor = train_models.rate_factor
+    rate_factor = loop.rate_factor
     with monkeypatch.context() as patch:
-        patch.setattr(train_models, "rate_factor", interrupt)
+        patch.setattr(loop, "rate_factor", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            train_models.train(run, tokens, tmp_path / "cut", plain=True)
-    resumed, _ = train_models.train(run, tokens, tmp_path / "cut", plain=True)
+            train(run, tokens, tmp_path / "cut", plain=True)
+    resumed, _ = train(run, tokens, tmp_path / "cut", plain=True)
     for (parameter, expected), actual in zip(whole.named_parameters(), resumed.parameters(), strict=True):
         assert torch.equal(expected, actual), parameter

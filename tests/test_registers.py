@@ -8,14 +8,16 @@ import subprocess
 import types
 
 import pytest
+from amaranth.hdl import ResetInserter, Signal
 
 from flexcim.accelerator_config import AcceleratorConfig
 from flexcim.instructions import INSTRUCTION_FIELDS, AcceleratorError, Opcode, RunTiles, encode
 from flexcim.pattern import Pattern
 from flexcim.register_files import c_header, markdown, python_driver
 from flexcim.registers import ADDRESS_BITS, REGISTERS, constant_fields, register
+from hw.accelerator import Accelerator
 from hw.register_file import RegisterFile, field_port
-from tests.simulation import simulate
+from tests.simulation import CONFIGS, simulate
 
 CONFIG = AcceleratorConfig(macros=3, activation_memory=77, program_depth=40)
 NAME = "engine"
@@ -97,6 +99,64 @@ def test_the_program_address_steps():
     simulate(registers, bench)
 
 
+def test_after_a_reset_all_registers_have_the_values_that_the_files_give():
+    """Read through the bus, before and after a program that fails and everything that can be written."""
+    config = AcceleratorConfig(macro=CONFIGS["serial"], activation_memory=5, program_depth=9)
+    reset = Signal()
+    accelerator = Accelerator(config)
+    constants = constant_fields(config)
+
+    async def bench(ctx):
+        async def write(name, value):
+            for port, driven in (("awvalid", 1), ("wvalid", 1), ("wstrb", 15), ("bready", 1), ("wdata", value)):
+                ctx.set(getattr(accelerator, f"s_axil_{port}"), driven)
+            ctx.set(accelerator.s_axil_awaddr, register(name).address)
+            taken = False
+            while not ctx.get(accelerator.s_axil_bvalid):
+                taken |= bool(ctx.get(accelerator.s_axil_awready & accelerator.s_axil_wready))
+                await ctx.tick()
+                ctx.set(accelerator.s_axil_awvalid, not taken)
+                ctx.set(accelerator.s_axil_wvalid, not taken)
+            assert not ctx.get(accelerator.s_axil_bresp)
+            await ctx.tick()
+
+        async def values():
+            found: dict[tuple[str, str], int] = {}
+            ctx.set(accelerator.s_axil_rready, 1)
+            for entry in (entry for entry in REGISTERS if entry.access != "wo"):
+                ctx.set(accelerator.s_axil_araddr, entry.address)
+                ctx.set(accelerator.s_axil_arvalid, 1)
+                await ctx.tick()
+                while not ctx.get(accelerator.s_axil_rvalid):
+                    ctx.set(accelerator.s_axil_arvalid, 0)
+                    await ctx.tick()
+                ctx.set(accelerator.s_axil_arvalid, 0)
+                word = ctx.get(accelerator.s_axil_rdata)
+                found |= {(entry.name, field.name): (word & field.mask) >> field.low for field in entry.fields}
+                await ctx.tick()
+            return found
+
+        fresh = await values()
+        assert {place: value for place, value in fresh.items() if value} == {
+            place: value for place, value in constants.items() if value
+        }
+        for entry in REGISTERS:
+            if entry.access == "rw":
+                await write(entry.name, 0xFFFF_FFFF)
+        await write("PROGRAM_ENTRY", config.program_depth)
+        await write("CONTROL", 1)
+        changed = await values()
+        assert {name for (name, _), value in changed.items() if value != fresh[name, _]} == {
+            *("INTERRUPT", "STATUS", "ERROR", "PROGRAM_ENTRY", "PROGRAM_ADDRESS", "POSITION", "CYCLES")
+        }
+        ctx.set(reset, 1)
+        await ctx.tick()
+        ctx.set(reset, 0)
+        assert await values() == fresh
+
+    simulate(ResetInserter(reset)(accelerator), bench)
+
+
 # --- The C header ----------------------------------------------------------------------------------------------------
 
 
@@ -141,6 +201,8 @@ SETTINGS
   engine_write_program(&bus, 5, run, 1);
   engine_start(&bus, 5);
   printf("%u\\n", (unsigned)engine_wait(&bus));
+  for (uint32_t kind = 0; kind < 13; kind++) printf("%s\\n", engine_kind_name(kind));
+  engine_reset(&bus);
   return 0;
 }
 """
@@ -180,6 +242,9 @@ def test_the_header_compiles_and_its_functions_do_what_they_say(tmp_path):
         f"read {address['STATUS']}",
         f"read {address['ERROR']}",
         "5",
+        *(kind.name.lower() for kind in AcceleratorError),
+        "unknown",
+        f"write {address['CONTROL']} 2",
     ]
 
 
@@ -266,4 +331,7 @@ def test_the_table_lists_the_same():
         assert re.search(rf"`{field}` \| .*; here {value:#x} \|", page)
     for op, fields in INSTRUCTION_FIELDS.items():
         (row,) = [row for row in cells if len(row) == 3 and row[1] == op.name]
-        assert all(f"`{field}` " in row[2] for field in fields)
+        assert row[0] == str(int(op))
+        parts = re.findall(r"`(\w+)` (\d+)(?::(\d+))?", row[2])
+        places = {part: (int(low or high), int(high) - int(low or high) + 1) for part, high, low in parts}
+        assert places == fields

@@ -11,6 +11,7 @@ import pytest
 from amaranth.back.verilog import YosysError
 from amaranth.hdl import Cat, Module, Signal, unsigned
 from amaranth.lib import stream, wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
@@ -58,6 +59,21 @@ class Resettable(wiring.Component):
         inputs = {"terms__payload": self.term, "terms__valid": 1}
         placed = place(m, platform, "streamed", "streamed", Streamed, inputs, reset=self.clear)
         m.d.comb += [self.total.eq(placed["total"]), self.ready.eq(placed["terms__ready"])]
+        return m
+
+
+class Remember(wiring.Component):
+    """A memory of half a gigabit."""
+
+    def __init__(self) -> None:
+        super().__init__({"address": In(20), "word": In(512), "write": In(1), "found": Out(512)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.memory = memory = Memory(shape=unsigned(512), depth=1 << 20, init=[])
+        write, read = memory.write_port(), memory.read_port()
+        m.d.comb += [write.addr.eq(self.address), write.data.eq(self.word), write.en.eq(self.write)]
+        m.d.comb += [read.addr.eq(self.address), self.found.eq(read.data)]
         return m
 
 
@@ -307,3 +323,13 @@ def test_a_component_with_streams_and_a_reset_of_its_own():
     reset = re.search(r"\.rst\((.*?)\)", instance)
     assert reset is not None
     assert re.search(rf"assign {re.escape(reset[1].strip())} += rst \| clear;", text)
+
+
+def test_a_large_memory_is_as_short_as_a_small_one():
+    """Its initial words alone would be half a gigabyte of text."""
+    shared = SharedModules("large")
+    shared.add(Remember(), "large")
+    assert len(shared.texts["large"]) < 10_000
+    text = shared.verilog()
+    assert re.search(r"^  reg \[511:0\] \S+ \[1048575:0\];", text, re.MULTILINE)
+    assert "initial" not in text

@@ -1,4 +1,4 @@
-"""Named values and delay lines."""
+"""Named values, shifters and delay lines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from amaranth.hdl import Module, ResetInserter, Signal, signed
 from amaranth.sim import Simulator
 
-from hw.signals import delay, named
+from hw.signals import delay, named, shift_left, shift_right
 
 
 def run(m, bench):
@@ -69,3 +69,21 @@ def test_a_reset_clears_strobes_and_leaves_data(reset_less):
 
     run(ResetInserter(reset)(m), bench)
     assert seen == [int(reset_less)]
+
+
+@pytest.mark.parametrize(("unit", "places", "width"), [(1, 4, 13), (8, 3, 40), (4, 5, 90)])
+def test_a_shift_in_steps_is_a_shift(unit, places, width):
+    m = Module()
+    value, by = Signal(20), Signal(places)
+    left, right = shift_left(m, "left", value, by, unit, width), shift_right(m, "right", value, by, unit)
+    m.d.sync += Signal().eq(0)
+    assert (len(left), len(right)) == (width, 20)
+
+    async def bench(ctx):
+        ctx.set(value, 0b1001_0110_0000_1111_0101)
+        for count in range(1 << places):
+            ctx.set(by, count)
+            assert ctx.get(left) == (ctx.get(value) << count * unit) & ((1 << width) - 1)
+            assert ctx.get(right) == ctx.get(value) >> count * unit
+
+    run(m, bench)

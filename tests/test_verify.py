@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from contextlib import contextmanager
@@ -11,6 +12,10 @@ import pytest
 
 from flexcim.cli import main
 from flexcim.config import PRESETS, MacroConfig
+from flexcim.errors import FlexCiMError
+from hw.verilog import generate
+from sim.bench.coverage import Coverage
+from sim.bench.coverage_file import CoverageRecord, read_records, write_records
 from sim.bench.runner import Outcome
 from sim.bench.verify import Verification
 from sim.cli import _configurations
@@ -46,6 +51,52 @@ def test_a_configuration_is_verified(tiny, tmp_path, capsys):
     assert (entry["configuration"], entry["simulator"], entry["initial_values"]) == ("tiny", "icarus", False)
     assert Path(entry["log"]).is_file()
     assert (output / "results.xml").is_file()
+
+
+def test_coverage_is_printed_and_adds_up_in_a_file(tiny, tmp_path, capsys):
+    """The file holds a run on the same Verilog that has seen all of bank 1, which one call does not."""
+    config, path = MacroConfig.from_toml(tiny), tmp_path / "coverage.json"
+    earlier = Coverage.of(config)
+    of_bank_1 = [cross for cross in earlier.missing if dict(zip(earlier.axes, cross, strict=True))["bank"] == "1"]
+    for cross in of_bank_1:
+        earlier.add(cross)
+    record = CoverageRecord(
+        label="before",
+        parameters=config.to_mapping(),
+        simulator="icarus",
+        design=hashlib.sha256(generate(config).text.encode()).hexdigest(),
+        seeds=(4,),
+        coverage=earlier,
+    )
+    write_records(path, [record])
+    arguments = ["--config", str(tiny), "--simulator", "icarus", "--seed", "5", "--coverage", str(path)]
+    assert main(["verify", *arguments, "-o", str(tmp_path / "out")]) == 0
+    out, _ = capsys.readouterr()
+    (line,) = re.findall(r"^coverage of tiny, icarus: (\d+) of 120 legal crosses hit .* seeds 4, 5$", out, re.MULTILINE)
+    assert re.search(r"^  not hit: .* \(\d+ crosses\)$", out, re.MULTILINE)
+    assert re.search(r"bank +│ 0 ", out)
+    (entry,) = json.loads((tmp_path / "out" / "results.json").read_text())["verifications"]
+    alone = entry["coverage"]["hit"]
+    assert entry["coverage"]["legal_crosses"] == 2 * len(of_bank_1) == 120
+    (record,) = read_records(path)
+    assert record.coverage.hit == int(line)
+    assert max(alone, 60) < int(line) < alone + 60, "some of bank 1 is in both, nothing twice"
+
+
+@pytest.mark.usefixtures("idle")
+def test_a_file_that_holds_no_coverage_is_found_before_the_work(tiny, tmp_path, capsys):
+    path = tmp_path / "coverage.json"
+    path.write_text("{}")
+    assert main(["verify", "--config", str(tiny), "--coverage", str(path)]) == 2
+    assert f"{path}: is no file of coverage with schema_version 1\n" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("idle")
+def test_a_file_of_coverage_that_cannot_be_written_is_found_before_the_work(tiny, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "coverage.json"
+    assert main(["verify", "--config", str(tiny), "--coverage", str(path), "-o", str(tmp_path)]) == 2
+    assert "(Not a directory)" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -84,6 +135,24 @@ def test_a_failure_is_told_and_gives_exit_code_1(tmp_path, capsys):
     assert f"waves: {tmp_path / 'board-icarus' / 'dump.vcd'}" in out
     for simulator in ("verilator", "icarus"):
         assert f"flexcim: board, {simulator}, programs: cycle 3: output 1 is 2, but must be 3\n" in err
+
+
+@pytest.mark.parametrize(("option", "wanted"), [([], False), (["--full-coverage"], True)])
+def test_full_coverage_is_played_for_those_who_ask(option, wanted, tmp_path, monkeypatch):
+    asked = []
+
+    @contextmanager
+    def workers(count, done):
+        yield Pool()
+
+    class Pool:
+        def run(self, jobs):
+            asked.extend(function.keywords["full_coverage"] for _, function, _ in jobs)
+            raise FlexCiMError("enough is known")
+
+    monkeypatch.setattr("sim.workers.workers", workers)
+    assert main(["verify", "--preset", "board", *option, "-o", str(tmp_path)]) == 2
+    assert asked == [wanted]
 
 
 @pytest.mark.parametrize(

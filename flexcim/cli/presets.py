@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import tomli_w
@@ -57,17 +58,24 @@ def _document(name: str) -> dict[str, Any]:
 
 
 def _accelerators() -> Table:
-    """The accelerators, each with the name of its macro's preset."""
+    """The accelerators, each with the preset that its macro is nearest to, and what differs from that."""
     table = Table("parameter", *(Column(name, justify="right") for name in ACCELERATOR_PRESETS))
-    macros = [
-        next(name for name, macro in PRESETS.items() if macro == config.macro)
-        for config in ACCELERATOR_PRESETS.values()
-    ]
-    table.add_row("macro", *macros)
+    macros = [config.macro.to_mapping() for config in ACCELERATOR_PRESETS.values()]
+    presets = {name: macro.to_mapping() for name, macro in PRESETS.items()}
+    nearest = [min(presets, key=lambda name: len(_differences(presets[name], macro))) for macro in macros]
+    table.add_row("macro", *nearest)
+    differing = [_differences(presets[name], macro) for name, macro in zip(nearest, macros, strict=True)]
+    for parameter in dict.fromkeys(one for names in differing for one in names):
+        table.add_row(f"macro.{parameter}", *(_toml(macro[parameter]) for macro in macros))
     for parameter in ACCELERATOR_PRESETS["accelerator"].to_mapping():
         if parameter != "macro":
             table.add_row(parameter, *(str(getattr(config, parameter)) for config in ACCELERATOR_PRESETS.values()))
     return table
+
+
+def _differences(macro: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The parameters in which two macros differ."""
+    return [parameter for parameter in macro if macro[parameter] != other[parameter]]
 
 
 def _toml(value: int | bool) -> str:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from flow.cli.inputs import CALIBRATION_TEXT, HELDOUT_TEXT, OptionError, chosen_macro, chosen_text, shown_progress
-from flow.options import DEFAULT_LENGTH, DEFAULT_SAMPLES, Method, Score, Update
+from flow.options import DEFAULT_LENGTH, DEFAULT_SAMPLES, DEFAULT_VECTORS, Method, Score, Update
 
 if TYPE_CHECKING:
     from flow.comparison import Comparison
@@ -57,7 +57,7 @@ def compare(
     stride: Annotated[
         int | None, typer.Option(help="Tokens from one window to the next. \\[default: the length]")
     ] = None,
-    vectors: Annotated[int, typer.Option(help="Vectors that cycles are counted for.")] = 64,
+    vectors: Annotated[int, typer.Option(help="Vectors that cycles are counted for.")] = DEFAULT_VECTORS,
 ) -> None:
     """Prune a model in several ways, and measure each on the same text.
 
@@ -73,25 +73,23 @@ def compare(
     evaluate = chosen_text(evaluate, HELDOUT_TEXT, "--evaluate")
 
     # torch and transformers take seconds to import; --help and mistyped options need neither.
-    from flow.comparison import ways_of
+    from flow.comparison import ComparisonRequest, ways_of
     from flow.comparison_run import compare_to
 
-    ways = ways_of(chosen_methods, chosen_updates, score, targets, draws)
+    request = ComparisonRequest(
+        model=model,
+        ways=ways_of(chosen_methods, chosen_updates, score, targets, draws),
+        calibration=calibration,
+        evaluation=evaluate,
+        questions=questions,
+        config=macro,
+        samples=samples,
+        length=length,
+        stride=stride,
+        vectors=vectors,
+    )
     with shown_progress() as progress:
-        comparison = compare_to(
-            output,
-            model,
-            ways,
-            calibration_text=calibration,
-            evaluation_text=evaluate,
-            questions=questions,
-            config=macro,
-            samples=samples,
-            length=length,
-            stride=stride,
-            vectors=vectors,
-            progress=progress,
-        )
+        comparison = compare_to(output, request, progress=progress)
     _show(comparison)
     print(f"written: {output}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,10 +10,11 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from flow.cli.inputs import CALIBRATION_TEXT, chosen_macro, chosen_text, shown_progress
+from flow.cli.inputs import CALIBRATION_TEXT, OptionError, chosen_macro, chosen_text, shown_progress
 from flow.options import (
     DEFAULT_LENGTH,
     DEFAULT_SAMPLES,
+    DEFAULT_VECTORS,
     ActivationScale,
     Granularity,
     Method,
@@ -21,7 +23,7 @@ from flow.options import (
 )
 
 if TYPE_CHECKING:
-    from flow.result import PruneResult
+    from flow.result import Evaluations, PruneResult
 
 __all__ = ["prune"]
 
@@ -38,13 +40,23 @@ def prune(
             help="Instead of --sparsity: cycles=0.5 or bytes=0.5, at most half of what the dense model takes."
         ),
     ] = None,
-    vectors: Annotated[int, typer.Option(help="Vectors that a budget of cycles is counted for.")] = 64,
-    method: Annotated[Method, typer.Option(help="Who chooses the patterns.")] = Method.FLOW,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of --sparsity: the pattern of each layer, a plan.toml of an earlier run or an edit."
+        ),
+    ] = None,
+    vectors: Annotated[int, typer.Option(help="Vectors that a budget of cycles is counted for.")] = DEFAULT_VECTORS,
+    method: Annotated[
+        Method | None, typer.Option(help="Who chooses the patterns. \\[default: flow]", show_default=False)
+    ] = None,
     score: Annotated[
-        Score | None, typer.Option(help="What masks are chosen by. \\[default: obs for flow, else wanda]")
+        Score | None,
+        typer.Option(help="What masks are chosen by. \\[default: as the plan says; obs for flow, else wanda]"),
     ] = None,
     update: Annotated[
-        Update | None, typer.Option(help="What happens to the kept weights. \\[default: lsq for flow, else none]")
+        Update | None,
+        typer.Option(help="What happens to the kept weights. \\[default: as the plan says; lsq for flow, else none]"),
     ] = None,
     granularity: Annotated[
         Granularity | None,
@@ -69,7 +81,16 @@ def prune(
     stride: Annotated[
         int | None, typer.Option(help="Tokens from one evaluation window to the next. \\[default: the length]")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the calibration samples' places in the text.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the samples' places in the calibration text.")] = 0,
+    recover: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="STEPS",
+            help="Steps of fine-tuning on the calibration text after pruning, with the zeros held. Has the whole model "
+            "in memory, 16 bytes for each parameter.",
+        ),
+    ] = 0,
     activations: Annotated[
         ActivationScale, typer.Option(help="Scale of the activations: of each token, or of the layer's tensor.")
     ] = ActivationScale.TOKEN,
@@ -88,68 +109,111 @@ def prune(
     """Prune a model and pack it for a macro.
 
     Takes causal language models, masked ones such as BERT, and image classifiers such as ViT, whose calibration is a
-    safetensors file with pixel_values [images, channels, height, width].
+    safetensors file with pixel_values, images x channels x height x width.
 
     Writes checkpoint/ (zeros in place, loads in plain transformers), packed/ (what the macro loads), plan.toml and
     report.json. One block's weights are in memory at a time. What is finished is kept beside the output, in a folder
     named OUTPUT.partial, until all is: after a crash or a kill, the same command goes on from there. Nothing is
     downloaded.
+
+    The plan can be edited by hand and applied with --plan, which keeps each layer's pattern, score and update; the
+    other options are those of the command line.
     """
     macro = chosen_macro(config, preset_name)
+    _check_exclusive(
+        plan, {"--sparsity": sparsity, "--budget": budget, "--method": method, "--granularity": granularity}
+    )
 
     # torch and transformers take seconds to import; --help and mistyped options need neither.
-    from flow.budgets import parse_budget
+    from flow.budgets import Budget, SparsityBudget, parse_budget
+    from flow.plan import read_plan
+    from flow.request import PruneRequest
     from flow.run import prune_to
 
+    limit: Budget | None = None if sparsity is None else SparsityBudget(sparsity)
+    if budget is not None:
+        limit = parse_budget(budget, macro, vectors)
+    request = PruneRequest(
+        model=model,
+        calibration=chosen_text(calibration, CALIBRATION_TEXT, "--calibration"),
+        evaluation=evaluate,
+        config=macro,
+        samples=samples,
+        length=length,
+        stride=stride,
+        budget=limit,
+        plan=None if plan is None else read_plan(plan),
+        method=method,
+        granularity=granularity,
+        score=score,
+        update=update,
+        seed=seed,
+        recover=recover,
+        activations=activations,
+        activation_percentile=activation_percentile,
+        device=device,
+    )
     with shown_progress() as progress:
-        result = prune_to(
-            output,
-            model,
-            sparsity=sparsity,
-            budget=None if budget is None else parse_budget(budget, macro, vectors),
-            method=method,
-            score=score,
-            update=update,
-            granularity=granularity,
-            config=macro,
-            calibration_text=chosen_text(calibration, CALIBRATION_TEXT, "--calibration"),
-            evaluation_text=evaluate,
-            samples=samples,
-            length=length,
-            stride=stride,
-            seed=seed,
-            activations=activations,
-            activation_percentile=activation_percentile,
-            device=device,
-            progress=progress,
-        )
+        result = prune_to(output, request, progress=progress)
     _show(result)
     print(f"written: {output}")
 
 
+def _check_exclusive(plan: Path | None, others: dict[str, object]) -> None:
+    """OptionError unless either a plan is given, or a sparsity, or a budget."""
+    given = [name for name, value in others.items() if value is not None]
+    if plan is not None and given:
+        raise OptionError(f"--plan and {given[0]} exclude each other: a plan names the pattern of each layer")
+    if plan is None and ("--sparsity" in given) == ("--budget" in given):
+        raise OptionError("one of --sparsity, --budget and --plan must be given, and not two of them")
+
+
 def _show(result: PruneResult) -> None:
     """Print the plan and what it achieved."""
+    from flow.recovery import ends
+
     samples, *shape = result.samples.shape
     kind = f"samples of {shape[0]} tokens" if len(shape) == 1 else f"images of {' x '.join(map(str, shape))}"
-    print(f"seed {result.seed}: {samples} calibration {kind}")
-    print(f"method {result.method.value}: {result.selection.assignment.method}, {result.treatment}")
+    print(f"seed {result.request.seed}: {samples} calibration {kind}")
+    plan, selection = result.request.plan, result.selection
+    if plan is not None:
+        print(f"method plan: {plan.path}, {result.treatment}")
+    if selection is not None:
+        print(f"method {result.request.source}: {selection.assignment.method}, {result.treatment}")
+    _show_layers(result)
+    if selection is not None:
+        for name, nats in sorted(selection.trials.items(), key=lambda trial: trial[1]):
+            print(f"tried {name}: {nats:.4f} nats per token away from the dense model")
+    asked = "" if result.request.budget is None else f", asked for was {result.request.budget}"
+    print(f"sparsity: {result.sparsity:.2%} of the weights are zero{asked}")
+    dense = 1 - result.weights / result.parameters
+    print(f"in the whole model: {result.zeros / result.parameters:.2%}, as {dense:.2%} of it is in no such layer")
+    if result.recovery:
+        first, last = ends(result.recovery)
+        print(f"recovery: {len(result.recovery)} steps, loss {first:.4f} in their first tenth, {last:.4f} in the last")
+    if result.evaluations is not None:
+        _show_evaluations(result.evaluations)
+
+
+def _show_layers(result: PruneResult) -> None:
     table = Table(Column("layer", overflow="fold"), "pattern", "sparsity", "tiles", Column("cost", justify="right"))
     for layer in result.layers:
+        cost = layer.choice.cost
         table.add_row(
             layer.name,
             str(layer.pattern),
             f"{layer.sparsity:.2%}",
             str(len(layer.tiling.tiles)),
-            f"{layer.choice.cost:.3g}",
+            "not measured" if math.isnan(cost) else f"{cost:.3g}",
         )
     Console().print(table)
-    for name, nats in sorted(result.selection.trials.items(), key=lambda trial: trial[1]):
-        print(f"tried {name}: {nats:.4f} nats per token away from the dense model")
-    print(f"sparsity: {result.sparsity:.2%} of the weights are zero, asked for was {result.budget}")
-    if result.evaluations is not None:
-        dense, dense_quantized, pruned, quantized = (
-            getattr(result.evaluations, name).bits_per_byte
-            for name in ("dense", "dense_quantized", "pruned", "quantized")
-        )
-        print(f"bits per byte: {dense:.4f} dense, {pruned:.4f} pruned")
-        print(f"in the macro's integers: {dense_quantized:.4f} dense, {quantized:.4f} pruned")
+
+
+def _show_evaluations(found: Evaluations) -> None:
+    recovered = "" if found.recovered is None else f", {found.recovered.bits_per_byte:.4f} recovered"
+    last = "pruned" if found.recovered is None else "pruned and recovered"
+    print(f"bits per byte: {found.dense.bits_per_byte:.4f} dense, {found.pruned.bits_per_byte:.4f} pruned{recovered}")
+    print(
+        f"in the macro's integers: {found.dense_quantized.bits_per_byte:.4f} dense, "
+        f"{found.quantized.bits_per_byte:.4f} {last}"
+    )

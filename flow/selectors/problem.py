@@ -86,7 +86,7 @@ class Choice:
     pattern : Pattern
         The pattern.
     cost : float
-        What it costs in the selector's objective.
+        What it costs in the selector's objective; NaN where nobody has measured it, as for a pattern set by hand.
     reason : str
         Why it was chosen, for a reader.
     """

@@ -19,6 +19,8 @@ from flexcim.registers import register
 from sim.bench.accelerator_stimulus import AcceleratorStimulus
 from sim.bench.axi import Axi4LiteMaster, AxiSink, AxiSource, RegisterMaster, WishboneMaster
 from sim.bench.checker import MismatchError
+from sim.bench.coverage import Coverage
+from sim.bench.coverage_accelerator import AcceleratorMonitor
 from sim.bench.streams import ContractError, level
 from sim.golden.accelerator import GoldenAccelerator, WordStream
 
@@ -52,6 +54,8 @@ class AcceleratorBench:
         Its registers.
     results, cycles : int
         Sums compared with the golden accelerator so far, and cycles simulated in programs.
+    coverage : Coverage
+        The runs that its macros carried out in legal programs so far.
     """
 
     def __init__(self, dut: Any, config: AcceleratorConfig) -> None:
@@ -64,6 +68,8 @@ class AcceleratorBench:
         self.registers: RegisterMaster = (
             Axi4LiteMaster(dut) if config.register_bus == "axi4-lite" else WishboneMaster(dut)
         )
+        self.coverage = Coverage.of(config)
+        self._monitor = AcceleratorMonitor(dut, config, self.coverage)
         self._forget()
         Clock(dut.clk, 10, unit="ns").start()
 
@@ -71,6 +77,7 @@ class AcceleratorBench:
         """The models after a reset."""
         self._golden = GoldenAccelerator(self.config)
         self._timing = AcceleratorTiming(self.config)
+        self._monitor.restart()
 
     async def reset(self) -> None:
         """Reset everything by the ``rst`` port."""
@@ -153,6 +160,7 @@ class AcceleratorBench:
         expected = self._golden.execute(words, WordStream(stimulus.weights), WordStream(stimulus.activations))
         predicted = self._timing.run(stimulus.program, goes)
         await self.write_program(words, entry)
+        self._monitor.expect(stimulus.program)
         data, packets = await self._carry_out(stimulus, goes, lasts, predicted.cycles + 3)
         if not await self.read("STATUS", "done"):
             progress = ", ".join(source.progress for source in self._sources)
@@ -174,6 +182,7 @@ class AcceleratorBench:
 
     async def break_off(self, stimulus: AcceleratorStimulus, cycles: int) -> None:
         """Start a legal program and leave it after so many cycles; only a reset can follow."""
+        self._monitor.restart()
         await self.write_program(stimulus.program.words(self.config.macro))
         await self._carry_out(stimulus, _FREE, _NO_LASTS, cycles)
 
@@ -220,6 +229,7 @@ class AcceleratorBench:
         self._golden.execute(program, *streams, entry=entry)
         if self._golden.error != kind:
             raise MismatchError(f"the golden accelerator says {self._golden.error.name}, not {kind.name}")
+        self._monitor.restart()
         await self.write_program(program)
         await self.write("PROGRAM_ENTRY", instruction=entry)
         limit = 40 * AcceleratorTiming(self.config).run(stimulus.program).cycles + 400
@@ -293,6 +303,7 @@ class AcceleratorBench:
             for source in self._sources:
                 source.step(cycle)
             self._sink.step(cycle)
+            self._monitor.step(cycle)
             self.cycles += 1
             # In cycle 0 it may still be that of the program before.
             if until_interrupt and cycle and level(self._dut.irq, cycle):

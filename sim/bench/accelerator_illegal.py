@@ -84,6 +84,7 @@ def illegal_programs(stimulus: AcceleratorStimulus) -> Iterator[IllegalProgram]:
         yield IllegalProgram(kind, _changed(words, place, op, fields))
     for op, place, bit in ((Opcode.LOAD, load, 16), (Opcode.RUN, run, 94), (Opcode.END, end, 127)):
         yield IllegalProgram(AcceleratorError.INSTRUCTION, _changed(words, place, op, {}, flip=bit))
+    yield from _wrong_banks(words, load, run)
     yield from _wrong_loops(words, run)
     yield IllegalProgram(AcceleratorError.PROGRAM_END, words, entry=config.program_depth)
     yield from _misplaced_lasts(stimulus, words)
@@ -98,7 +99,7 @@ def _wrong_loads(stimulus: AcceleratorStimulus) -> Iterator[tuple[AcceleratorErr
     yield AcceleratorError.WORDS, {"words": words + 1}
     if words > 1:
         yield AcceleratorError.WORDS, {"words": words - 1}
-    yield AcceleratorError.MACRO, {"bank": config.macro.banks}
+    yield AcceleratorError.BANK, {"bank": config.macro.banks}
     yield AcceleratorError.MACRO, {"rows": 0}
     yield AcceleratorError.MACRO, {"rows": config.macro.rows + 1}
 
@@ -122,12 +123,20 @@ def _wrong_runs(stimulus: AcceleratorStimulus) -> Iterator[tuple[AcceleratorErro
     if run.words > 1:
         yield AcceleratorError.WORDS, {"words": run.words - 1}
     yield AcceleratorError.MACRO, {"beats": run.beats + 1, "words": run.words + 1}
-    yield AcceleratorError.MACRO, {"bank": macro.banks}
+    yield AcceleratorError.BANK, {"bank": macro.banks}
     yield AcceleratorError.MACRO, {"pattern": len(macro.patterns)}
     yield AcceleratorError.MACRO, {"groups": macro.sub_macros.bit_length()}
     yield AcceleratorError.MACRO, {"rows": 0}
     yield AcceleratorError.MACRO, {"vectors": 0}
     yield AcceleratorError.MACRO, {"first_k": 0}
+
+
+def _wrong_banks(words: NDArray[np.uint32], load: int, run: int) -> Iterator[IllegalProgram]:
+    """A second load of a bank that no run has released, and a run before the load of its bank."""
+    for first, second in ((load, run), (run, load)):
+        twice = words.copy()
+        twice[second] = words[first]
+        yield IllegalProgram(AcceleratorError.BANK, twice)
 
 
 def _wrong_loops(words: NDArray[np.uint32], run: int) -> Iterator[IllegalProgram]:

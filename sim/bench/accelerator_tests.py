@@ -6,18 +6,11 @@ counter by counter, stalls included, so a test only says what is played.
 
 from __future__ import annotations
 
-import functools
-import json
-import zlib
-from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
-import cocotb
 import numpy as np
 from numpy.random import Generator
 
-from flexcim.accelerator_config import AcceleratorConfig
 from flexcim.accelerator_cycles import NextCycle, stall_pattern
 from flexcim.instructions import AcceleratorError
 from flexcim.registers import REGISTERS, constant_fields
@@ -25,24 +18,8 @@ from sim.bench.accelerator_bench import AcceleratorBench
 from sim.bench.accelerator_illegal import illegal_programs, rounds
 from sim.bench.accelerator_stimulus import RandomPrograms
 from sim.bench.axi import RegisterAccessError
-from sim.bench.job import CONFIG_FILE, REPORT_FILE
+from sim.bench.job import accelerator_test
 from sim.bench.streams import ContractError
-
-
-def accelerator_test(body: Callable[[AcceleratorBench, Generator], Awaitable[None]]) -> Any:
-    """Make a cocotb test of a coroutine that gets a bench whose accelerator was reset, and its own source of chance."""
-
-    @functools.wraps(body)
-    async def test(dut: Any) -> None:
-        config = AcceleratorConfig.from_mapping(json.loads(Path(CONFIG_FILE).read_text()))
-        bench = AcceleratorBench(dut, config)
-        await bench.reset()
-        await body(bench, np.random.default_rng([cocotb.RANDOM_SEED, zlib.crc32(body.__name__.encode())]))
-        line = {"test": body.__name__, "results": bench.results, "cycles": bench.cycles}
-        with open(REPORT_FILE, "a") as report:
-            report.write(json.dumps(line) + "\n")
-
-    return cocotb.test()(test)
 
 
 def random_goes(rng: Generator) -> Mapping[str, NextCycle]:

@@ -86,7 +86,7 @@ def run_layer(
     }
     np.savez(folder / LAYER_FILE, shape=json.dumps(shape), weights=weights, offsets=offsets, activations=activations)
     built = build(verilog, simulator)
-    (outcome,) = run_tests(built, tiling.config, "sim.bench.layer_test", folder, seed=0)
+    (outcome,) = run_tests(built, tiling.config, ("sim.bench.layer_test",), folder, seed=0)
     if not outcome.passed:
         raise SimulatorError(f"the layer did not pass through the macro: {outcome.message}")
     with np.load(folder / LAYER_RESULT_FILE) as result:

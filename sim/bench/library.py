@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +10,17 @@ from flexcim.files import write_text
 from hw.verilog import GeneratedVerilog
 from sim.bench.simulators import build_model, build_root, check_tools, claimed, content_key, version
 
-__all__ = ["Library", "StreamPorts", "build_library", "find_streams"]
+__all__ = ["Library", "StreamPorts", "build_library", "build_with", "find_streams"]
 
 _HARNESS = Path(__file__).with_name("harness.cpp")
 
 _OPTIMISE = "-O2"
 """The library is built for long runs; -O1 builds it in two thirds of the time, but simulates a third slower."""
+
+_PROGRAM = ("-CFLAGS", "-I..")
+_SHARED = ("-CFLAGS", "-I.. -fPIC -fno-semantic-interposition", "-LDFLAGS", "-shared")
+"""Flags for Verilator. A shared object's functions may be replaced by others of the same name, so the compiler inlines
+none of them unless told otherwise; that costs a twentieth of the speed."""
 
 
 @dataclass(frozen=True)
@@ -111,20 +115,46 @@ def build_library(verilog: GeneratedVerilog) -> Library:
     SimulatorError
         If a tool is missing, or the build fails.
     """
-    check_tools("verilator")
     ports = [(str(port["name"]), str(port["direction"]), int(port["width"])) for port in verilog.interface["ports"]]
     streams, watched = find_streams(ports)
-    adapter = _adapter(streams, watched)
-    key = content_key(verilog.text, adapter, _HARNESS.read_text(encoding="utf-8"), version("verilator"), _OPTIMISE)
-    folder = build_root() / f"{verilog.top}-library-{key}"
+    sources = {"design.inc": _adapter(streams, watched), _HARNESS.name: _HARNESS.read_text(encoding="utf-8")}
+    return Library(build_with(verilog, sources, "library.so"), streams, watched)
+
+
+def build_with(verilog: GeneratedVerilog, sources: Mapping[str, str], output: str) -> Path:
+    """Build a design under Verilator together with C++ around it, unless it has been built before.
+
+    Parameters
+    ----------
+    verilog : GeneratedVerilog
+        The design; its class is ``Vtop``.
+    sources : mapping of str to str
+        Names and texts of the C++. What ends in ``.cpp`` is compiled, the rest can be included.
+    output : str
+        What to make: a shared object if it ends in ``.so``, otherwise a program.
+
+    Returns
+    -------
+    Path
+        What was made.
+
+    Raises
+    ------
+    SimulatorError
+        If a tool is missing, or the build fails.
+    """
+    check_tools("verilator")
+    stem, _, kind = output.partition(".")
+    flags = _SHARED if kind == "so" else _PROGRAM
+    key = content_key(verilog.text, *sources.values(), version("verilator"), _OPTIMISE, *flags)
+    folder = build_root() / f"{verilog.top}-{stem}-{key}"
     with claimed(folder) as work:
         if work is not None:
-            write_text(work / "design.v", verilog.text)
-            write_text(work / "design.inc", adapter)
-            shutil.copy(_HARNESS, work)
-            flags = ["-CFLAGS", "-fPIC -I..", "-LDFLAGS", "-shared"]
-            build_model(work, verilog.top, "library.so", ["harness.cpp"], flags, _OPTIMISE)
-    return Library(folder / "library.so", streams, watched)
+            for name, text in {"design.v": verilog.text, **sources}.items():
+                write_text(work / name, text)
+            compiled = [name for name in sources if name.endswith(".cpp")]
+            build_model(work, verilog.top, output, compiled, flags, _OPTIMISE)
+    return folder / output
 
 
 def _adapter(streams: Sequence[StreamPorts], watched: Sequence[str]) -> str:

@@ -14,6 +14,9 @@ from flexcim.commands import ErrorKind
 from flexcim.config import MacroConfig
 from flexcim.cycles import program_cycles
 from sim.bench.checker import Checker, Expectation, MismatchError, expect
+from sim.bench.coverage import Coverage
+from sim.bench.coverage_model import SeenRun, coverage_axes, cross_of, data_streams
+from sim.bench.coverage_monitor import Handshake, RunMonitor, paused_streams
 from sim.bench.stimulus import Stimulus
 from sim.bench.streams import ContractError, Sink, Source, Stall, level
 
@@ -60,6 +63,8 @@ class MacroBench:
         Results compared with the golden model so far, each a number of 32 bits.
     cycles : int
         Cycles simulated so far.
+    coverage : Coverage
+        The runs that the macro carried out so far.
     """
 
     def __init__(self, dut: Any, config: MacroConfig) -> None:
@@ -70,6 +75,10 @@ class MacroBench:
         names = ["load", "run", "weights", "activations", *(["constants"] if config.requantizer else [])]
         self._sources = [Source(dut, name) for name in names]
         self._sink = Sink(dut, "results")
+        self.coverage = Coverage.of(config)
+        self._axes = coverage_axes(config)
+        self._handshakes = [Handshake.of(dut, name) for name in data_streams(config)]
+        self._monitor = RunMonitor(dut, config, self._cover)
         slowest = max(max(map(config.issue_cycles, config.patterns)), config.result_beats(config.sub_macros))
         # A macro that is at work moves some stream more often than this.
         self._patience = 3 * slowest + 32
@@ -81,6 +90,7 @@ class MacroBench:
         for source in self._sources:
             source.restart(())
         self._sink.restart(_refuse)
+        self._monitor.restart()
         await ClockCycles(self._dut.clk, 2)
         self._dut.rst.value = 0
         await ClockCycles(self._dut.clk, 1)
@@ -154,6 +164,7 @@ class MacroBench:
         cycle, quiet = 0, 0
         while quiet < patience and (not stop_after or cycle < stop_after):
             await edge
+            self._monitor.step(cycle, paused_streams(self._handshakes, cycle))
             if expectation.error and self._error():
                 taken = [source.name for source in live if source.step(cycle)]
                 if taken:
@@ -173,6 +184,9 @@ class MacroBench:
                 patience = min(patience, self._patience // 2)
             cycle += 1
         self.cycles += cycle
+
+    def _cover(self, run: SeenRun) -> None:
+        self.coverage.add(cross_of(self._axes, run))
 
     def _check_end(self, stimulus: Stimulus, checker: Checker, expectation: Expectation) -> None:
         """Raise unless all that should have moved has moved, and the error is right."""

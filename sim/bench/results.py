@@ -9,6 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from flexcim.files import check_writable, write_bytes, write_text
+from sim.bench.runner import Outcome
 from sim.bench.verify import Verification
 
 __all__ = ["check_results", "write_results"]
@@ -35,6 +36,7 @@ def write_results(folder: Path, verifications: Sequence[Verification]) -> tuple[
 
 
 def _mapping(verification: Verification) -> dict[str, Any]:
+    coverage = verification.coverage
     return {
         "configuration": verification.label,
         "parameters": verification.config.to_mapping(),
@@ -44,8 +46,13 @@ def _mapping(verification: Verification) -> dict[str, Any]:
         "build_seconds": round(verification.build_seconds, 3),
         "log": str(verification.folder / "simulation.log"),
         "waves": str(verification.waves) if verification.waves else None,
-        "tests": [vars(outcome) for outcome in verification.outcomes],
+        "tests": [_test(outcome) for outcome in verification.outcomes],
+        "coverage": {"legal_crosses": coverage.legal, "hit": coverage.hit},
     }
+
+
+def _test(outcome: Outcome) -> dict[str, Any]:
+    return vars(outcome) | {"covered": len(outcome.covered)}
 
 
 def _suites(verifications: Sequence[Verification]) -> ElementTree.Element:

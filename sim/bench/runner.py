@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 from cocotb_tools.runner import get_runner
@@ -15,6 +16,7 @@ from cocotb_tools.runner import get_runner
 from flexcim.accelerator_config import AcceleratorConfig
 from flexcim.config import MacroConfig
 from flexcim.files import write_text
+from sim.bench.coverage_model import Cross
 from sim.bench.job import CONFIG_FILE, REPORT_FILE
 from sim.bench.simulators import Build, SimulatorError
 
@@ -40,6 +42,8 @@ class Outcome:
         Results compared with the golden model, and cycles simulated; 0 if it failed.
     message : str
         Why it failed.
+    covered : mapping of Cross to int
+        The crosses of the functional coverage that it has seen, and the runs of each; none if it failed.
     """
 
     name: str
@@ -48,18 +52,19 @@ class Outcome:
     results: int
     cycles: int
     message: str
+    covered: Mapping[Cross, int] = field(default_factory=dict)
 
 
 def run_tests(
     build: Build,
     config: MacroConfig | AcceleratorConfig,
-    module: str,
+    modules: Sequence[str],
     folder: Path,
     *,
     seed: int,
     tests: Sequence[str] | None = None,
 ) -> list[Outcome]:
-    """Run the tests of a module.
+    """Run the tests of some modules, one module after the other.
 
     Parameters
     ----------
@@ -67,8 +72,8 @@ def run_tests(
         Where to run them. If it can write waves, it does, into ``folder``.
     config : MacroConfig or AcceleratorConfig
         The configuration that the build was generated from.
-    module : str
-        Python module of the tests.
+    modules : sequence of str
+        Python modules of the tests.
     folder : Path
         Where the simulator runs: its log and other files go there.
     seed : int
@@ -90,7 +95,7 @@ def run_tests(
     # Failed tests make the runner raise or exit, depending on who calls; the file of results says more.
     with suppress(RuntimeError, SystemExit):
         get_runner(build.simulator).test(
-            test_module=module,
+            test_module=modules,
             hdl_toplevel=build.top,
             hdl_toplevel_lang="verilog",
             build_dir=build.folder,
@@ -112,7 +117,7 @@ def run_tests(
     ]
 
 
-def _outcome(case: ElementTree.Element, counts: dict[str, int]) -> Outcome:
+def _outcome(case: ElementTree.Element, counts: dict[str, Any]) -> Outcome:
     failure = case.find("failure")
     if failure is None:
         failure = case.find("error")
@@ -123,4 +128,5 @@ def _outcome(case: ElementTree.Element, counts: dict[str, int]) -> Outcome:
         results=counts.get("results", 0),
         cycles=counts.get("cycles", 0),
         message="" if failure is None else failure.get("error_msg") or failure.get("message") or "no reason given",
+        covered={tuple(cross): runs for *cross, runs in counts.get("covered", [])},
     )

@@ -2,7 +2,7 @@
 
 Builds cost far more than small tests, so each is kept under a key of all that it is made of, and Verilator's own
 runtime, which is half of a small build, is compiled once. cocotb's runner would build, too, but it makes every signal
-of the design public, which undoes most of Verilator's optimisation; only the ports are public here.
+of the design public, which undoes most of Verilator's optimisation; here only the ports are, and what is asked for.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import cocotb
 import cocotb_tools.config
@@ -50,6 +51,8 @@ TIMESCALE = "1ns/1ps"
 _OPTIMISE = "-O1"
 """How the compiler optimises the model: -O2 simulates a fifth faster, but takes half as long again to build.
 Verilator's own -O3 and --hierarchical are left out: at full size they simulate four times slower."""
+
+_NO_PROBES: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
 class SimulatorError(FlexCiMError):
@@ -101,7 +104,13 @@ def check_tools(simulator: str) -> None:
             )
 
 
-def build(verilog: GeneratedVerilog, simulator: str, *, waves: bool = False) -> Build:
+def build(
+    verilog: GeneratedVerilog,
+    simulator: str,
+    *,
+    waves: bool = False,
+    probes: Mapping[str, Sequence[str]] = _NO_PROBES,
+) -> Build:
     """Build a design, unless it has been built before.
 
     Parameters
@@ -112,6 +121,8 @@ def build(verilog: GeneratedVerilog, simulator: str, *, waves: bool = False) -> 
         One of `SIMULATORS`.
     waves : bool
         Whether the build can write waves, which makes it slower.
+    probes : mapping of str to sequence of str
+        Ports inside the design that are to be seen as well, by module.
 
     Raises
     ------
@@ -120,21 +131,22 @@ def build(verilog: GeneratedVerilog, simulator: str, *, waves: bool = False) -> 
     """
     check_tools(simulator)
     made_of = (verilog.text, verilog.top, simulator, version(simulator), cocotb.__version__, sys.prefix, str(waves))
-    key = content_key(*made_of, _OPTIMISE)
+    probed = [f"{module}.{port}" for module, ports in probes.items() for port in ports]
+    key = content_key(*made_of, _OPTIMISE, *probed)
     folder = build_root() / f"{verilog.top}-{simulator}-{key}"
     with claimed(folder) as work:
         if work is not None:
-            ports = [str(port["name"]) for port in verilog.interface["ports"]]
             write_text(work / "design.v", verilog.text)
             if simulator == "verilator":
-                _build_verilator(work, verilog.top, ports, waves=waves)
+                ports = [str(port["name"]) for port in verilog.interface["ports"]]
+                _build_verilator(work, verilog.top, {verilog.top: ports, **probes}, waves=waves)
             else:
                 _build_icarus(work, verilog.top, waves=waves)
     return Build(simulator, folder, verilog.top, waves)
 
 
-def _build_verilator(work: Path, top: str, ports: Sequence[str], *, waves: bool) -> None:
-    public = [f'public_flat_rw -module "{top}" -var "{port}"\n' for port in ports]
+def _build_verilator(work: Path, top: str, seen: Mapping[str, Sequence[str]], *, waves: bool) -> None:
+    public = [f'public_flat_rw -module "{module}" -var "{port}"\n' for module, ports in seen.items() for port in ports]
     write_text(work / "ports.vlt", "`verilator_config\n" + "".join(public))
     libraries = cocotb_tools.config.libs_dir
     main = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from flexcim.accelerator_config import AcceleratorConfig
 from flexcim.config import MacroConfig
 from hw.accelerator_verilog import generate_accelerator
 from hw.verilog import GeneratedVerilog, generate
+from sim.bench.coverage import Coverage
+from sim.bench.coverage_accelerator import probes
 from sim.bench.runner import Outcome, run_tests
 from sim.bench.simulators import Build, SimulatorError, build, check_tools
 
@@ -24,11 +27,14 @@ __all__ = [
     "verify_macro",
 ]
 
-MACRO_TESTS = "sim.bench.macro_tests"
-"""The tests that every macro has to pass."""
+MACRO_TESTS = ("sim.bench.macro_tests",)
+"""Modules of the tests that every macro has to pass."""
 
-ACCELERATOR_TESTS = "sim.bench.accelerator_tests"
-"""The tests that every accelerator has to pass."""
+ACCELERATOR_TESTS = ("sim.bench.accelerator_tests",)
+"""Modules of the tests that every accelerator has to pass."""
+
+_MACRO_COVERAGE_TESTS = ("sim.bench.macro_coverage_tests",)
+_ACCELERATOR_COVERAGE_TESTS = ("sim.bench.accelerator_coverage_tests",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +61,8 @@ class Verification:
         Where the log is.
     waves : Path or None
         Waves, if any were written.
+    design : str
+        SHA-256 of the Verilog, which tells what the coverage is of.
     """
 
     label: str
@@ -66,6 +74,16 @@ class Verification:
     build_seconds: float
     folder: Path
     waves: Path | None
+    design: str = ""
+
+    @property
+    def coverage(self) -> Coverage:
+        """The functional coverage of the tests that passed, together."""
+        coverage = Coverage.of(self.config)
+        for outcome in self.outcomes:
+            for cross, runs in outcome.covered.items():
+                coverage.add(cross, runs)
+        return coverage
 
     @property
     def failed(self) -> tuple[Outcome, ...]:
@@ -82,6 +100,7 @@ def verify_macro(
     seed: int,
     init: bool = True,
     waves: bool = False,
+    full_coverage: bool = False,
     verilog: GeneratedVerilog | None = None,
 ) -> Verification:
     """Verify a macro. What goes wrong in building or running the design is an outcome like a failed test.
@@ -102,6 +121,8 @@ def verify_macro(
         Whether registers have initial values in the Verilog.
     waves : bool
         Write waves from the beginning, not only of tests that failed.
+    full_coverage : bool
+        Play on, aiming at the crosses of the functional coverage that the tests have not hit, until all are hit.
     verilog : GeneratedVerilog, optional
         What to verify; by default, what is generated from the configuration.
 
@@ -113,7 +134,7 @@ def verify_macro(
     return _verify(
         label,
         config,
-        MACRO_TESTS,
+        MACRO_TESTS + (_MACRO_COVERAGE_TESTS if full_coverage else ()),
         lambda: verilog or generate(config, init=init),
         simulator,
         folder,
@@ -132,13 +153,14 @@ def verify_accelerator(
     seed: int,
     init: bool = True,
     waves: bool = False,
+    full_coverage: bool = False,
     verilog: GeneratedVerilog | None = None,
 ) -> Verification:
     """Verify an accelerator, likewise; see `verify_macro` for the parameters."""
     return _verify(
         label,
         config,
-        ACCELERATOR_TESTS,
+        ACCELERATOR_TESTS + (_ACCELERATOR_COVERAGE_TESTS if full_coverage else ()),
         lambda: verilog or generate_accelerator(config, init=init),
         simulator,
         folder,
@@ -157,17 +179,22 @@ def verify_configuration(
     seed: int,
     init: bool = True,
     waves: bool = False,
+    full_coverage: bool = False,
 ) -> Verification:
     """Verify a macro or an accelerator; see `verify_macro` for the parameters."""
     if isinstance(config, AcceleratorConfig):
-        return verify_accelerator(label, config, simulator, folder, seed=seed, init=init, waves=waves)
-    return verify_macro(label, config, simulator, folder, seed=seed, init=init, waves=waves)
+        return verify_accelerator(
+            label, config, simulator, folder, seed=seed, init=init, waves=waves, full_coverage=full_coverage
+        )
+    return verify_macro(
+        label, config, simulator, folder, seed=seed, init=init, waves=waves, full_coverage=full_coverage
+    )
 
 
 def _verify(
     label: str,
     config: MacroConfig | AcceleratorConfig,
-    tests: str,
+    tests: tuple[str, ...],
     make: Callable[[], GeneratedVerilog],
     simulator: str,
     folder: Path,
@@ -179,10 +206,11 @@ def _verify(
     check_tools(simulator)
     begun = time.perf_counter()
     build_seconds = 0.0
-    waves_file = None
+    waves_file, digest = None, ""
     try:
         design = make()
-        built = build(design, simulator, waves=waves)
+        digest = hashlib.sha256(design.text.encode()).hexdigest()
+        built = build(design, simulator, waves=waves, probes=_probes(config, design))
         build_seconds = time.perf_counter() - begun
         outcomes = run_tests(built, config, tests, folder, seed=seed)
         failed = [outcome.name for outcome in outcomes if not outcome.passed]
@@ -203,13 +231,19 @@ def _verify(
         build_seconds=build_seconds,
         folder=folder,
         waves=waves_file,
+        design=digest,
     )
+
+
+def _probes(config: MacroConfig | AcceleratorConfig, design: GeneratedVerilog) -> Mapping[str, Sequence[str]]:
+    """What the bench has to see inside the design: a macro alone shows all that coverage needs."""
+    return probes(design.top) if isinstance(config, AcceleratorConfig) else {}
 
 
 def _write_waves(
     design: GeneratedVerilog,
     config: MacroConfig | AcceleratorConfig,
-    module: str,
+    modules: tuple[str, ...],
     simulator: str,
     folder: Path,
     seed: int,
@@ -217,8 +251,8 @@ def _write_waves(
 ) -> Path | None:
     """Run tests again in a build that writes waves, as such builds are slower; None if that fails."""
     with suppress(SimulatorError):  # the tests that failed are what matters
-        built = build(design, simulator, waves=True)
-        run_tests(built, config, module, folder, seed=seed, tests=tests)
+        built = build(design, simulator, waves=True, probes=_probes(config, design))
+        run_tests(built, config, modules, folder, seed=seed, tests=tests)
         return _waves_file(built, folder)
     return None
 

@@ -136,25 +136,29 @@ def prune_model(job: PruneJob) -> PrunedModel:
     # PyTorch takes seconds to import, and the other processes that import this module do not need it.
     import torch
 
+    from flow.budgets import SparsityBudget
     from flow.export import pack
     from flow.options import Method, Score, Update
     from flow.pruner import prune
     from flow.quiet import quiet
+    from flow.request import PruneRequest
 
     # The order in which floats are summed depends on the number of threads, and with it the last bits of the scores:
     # one thread gives the same masks on every machine, and leaves the other cores to the builds.
     torch.set_num_threads(1)
-    result = prune(
-        job.model,
-        sparsity=job.sparsity,
-        calibration_text=job.calibration,
-        evaluation_text=job.heldout,
+    request = PruneRequest(
+        model=job.model,
+        calibration=job.calibration,
+        evaluation=job.heldout,
         config=job.config,
+        budget=SparsityBudget(job.sparsity),
         method=Method.PAPER,
         score=Score.WANDA,
         update=Update.NONE,
         seed=job.seed,
+        device="cpu",
     )
+    result = prune(request)
     packed = pack(result)
     write_packed(job.packed, packed)
     report = _model_report(result, job)

@@ -116,6 +116,7 @@ class GoldenAccelerator:
         self.error_macro = 0
         self.macro_error = ErrorKind.NONE
         self._macros = [GoldenMacro(config.macro) for _ in range(config.macros)]
+        self._loaded: set[tuple[int, int]] = set()  # macro and bank, in program order
         self._memory = np.zeros((config.activation_memory, config.macro.activation_port), np.int8)
 
     def execute(
@@ -135,7 +136,7 @@ class GoldenAccelerator:
         Raises
         ------
         FlexCiMError
-            If the program waits for words or a load that never come.
+            If the program waits for words that never come.
         """
         output = _Output()
         if not self.error:
@@ -209,9 +210,13 @@ class GoldenAccelerator:
             raise _RefusedError(AcceleratorError.MACROS)
         if not fields["words"]:
             raise _RefusedError(AcceleratorError.WORDS)
+        place = fields["macro"], fields["bank"]
+        if fields["bank"] >= config.macro.banks or place in self._loaded:
+            raise _RefusedError(AcceleratorError.BANK)
+        self._loaded.add(place)
         command = Load(bank=fields["bank"], rows=rows).payload()
         shape = rows, config.macro.sub_macros, config.macro.columns
-        if fields["bank"] >= config.macro.banks or not 1 <= rows <= config.macro.rows:
+        if not 1 <= rows <= config.macro.rows:
             nothing = np.zeros(shape, np.int8)
             self._macros[fields["macro"]].load(command, nothing, nothing.astype(np.uint8))
             self._check_macros()
@@ -241,6 +246,11 @@ class GoldenAccelerator:
         if bool(fields["words"]) == bool(fields["replay"]):
             raise _RefusedError(AcceleratorError.WORDS)
         chosen = [index for index in range(config.macros) if fields["macros"] >> index & 1]
+        places = {(index, fields["bank"]) for index in chosen}
+        if not places <= self._loaded:
+            raise _RefusedError(AcceleratorError.BANK)
+        if fields["release"]:
+            self._loaded -= places
         beats = self._beats(fields, activations)
         command = self._command(fields)
         answers = [self._macros[index].run(command, beats) for index in chosen]

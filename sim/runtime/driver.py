@@ -117,11 +117,11 @@ class SimulatedAccelerator:
         return dict(zip(self._fields[stream], np.split(beats, edges, axis=1), strict=True))
 
     def _await(self, stream: str, count: int, what: str) -> dict[str, NDArray[np.uint32]]:
-        # irq may be high, which ends a run of the harness after each cycle.
-        for _ in range(count * _ANSWER_LIMIT):
-            if self._simulation.waiting(stream) >= count:
-                return self._taken(stream)
-            self._simulation.run(1)
+        left = count * _ANSWER_LIMIT
+        while self._simulation.waiting(stream) < count and left:
+            left -= self._simulation.run(left, stream, count)  # one cycle only while irq is high
+        if self._simulation.waiting(stream) >= count:
+            return self._taken(stream)
         raise DriverError(f"the accelerator does not answer {what}")
 
     # -- programs ------------------------------------------------------------------------------------------------------

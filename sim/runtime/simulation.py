@@ -130,9 +130,11 @@ class Simulation:
         """The value of an output that belongs to no stream, its lowest 64 bits."""
         return int(self._calls.flexcim_watched(self._handle, self._library.watched.index(name)))
 
-    def run(self, cycles: int) -> int:
-        """Go on for so many cycles, or until an output that belongs to no stream is not 0; return those that passed."""
-        return int(self._calls.flexcim_run(self._handle, cycles, 0, _NO_LIMIT))
+    def run(self, cycles: int, stream: str | None = None, beats: int = 0) -> int:
+        """Go on for so many cycles, but only until an output that belongs to no stream is not 0 or, if a stream is
+        named, so many beats wait to be pulled from it; return the cycles that passed."""
+        index, enough = (0, _NO_LIMIT) if stream is None else (self._index[stream], beats)
+        return int(self._calls.flexcim_run(self._handle, cycles, index, enough))
 
     def run_until(self, stream: str, beats: int, limit: int) -> None:
         """Go on until so many beats wait to be pulled from an output stream.
@@ -142,7 +144,7 @@ class Simulation:
         SimulationError
             If an output that belongs to no stream is not 0 before that, or ``limit`` cycles are not enough.
         """
-        passed = self._calls.flexcim_run(self._handle, limit, self._index[stream], beats)
+        passed = self.run(limit, stream, beats)
         found = self.waiting(stream)
         if found < beats:
             outputs = ", ".join(f"{name} = {self.output(name)}" for name in self._library.watched)

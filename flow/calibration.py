@@ -1,0 +1,134 @@
+"""What a model is calibrated on, and whether it can do what a run asks of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from flexcim.errors import FlexCiMError
+from flow.checkpoint import Checkpoint
+from flow.images import draw_images, read_images
+from flow.options import DEFAULT_LENGTH, GUARD_SAMPLES, Method
+from flow.request import PruneRequest, Setting
+from flow.text import draw_samples, read_text, set_apart, tokenize
+
+__all__ = ["Calibration", "PruneError", "calibrate", "check_abilities", "tokens_of", "window_of"]
+
+
+class PruneError(FlexCiMError):
+    """An option that does not fit the model; the message is one sentence."""
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What a model is calibrated on.
+
+    Parameters
+    ----------
+    length : int
+        Tokens of a sample.
+    samples : Tensor
+        The samples, [samples, length], int64, or images [samples, channels, height, width], float32.
+    guard : Tensor
+        Samples that were set apart, to compare whole models on; none where no models are compared.
+    tokens : Tensor
+        The whole text, [tokens], int64; empty for images.
+    """
+
+    length: int
+    samples: Tensor
+    guard: Tensor
+    tokens: Tensor
+
+
+def calibrate(request: PruneRequest, checkpoint: Checkpoint) -> Calibration:
+    """Draw the samples.
+
+    Raises
+    ------
+    FlexCiMError
+        If the text or the images cannot be read, or do not fit the model.
+    """
+    length = window_of(request, checkpoint)
+    if checkpoint.tokenizer is None:
+        images = read_images(request.calibration)
+        _check_images(checkpoint, images)
+        samples = draw_images(images, request.samples, request.seed)
+        return Calibration(length, samples, samples[:0], samples.new_empty(0).long())
+    tokens = tokens_of(read_text(request.calibration), checkpoint)
+    # A sample of the recovery has one token more: the one that its last predicts.
+    if request.recover and len(tokens) <= length:
+        raise PruneError(f"a recovery needs a calibration text of more than {length} tokens, not {len(tokens)}")
+    # A plan of FLOW's is applied to the samples that it was chosen with.
+    measured, apart = set_apart(tokens, length) if request.chooser is Method.FLOW else (tokens, tokens[:0])
+    samples = draw_samples(measured, request.samples, length, request.seed)
+    if not len(apart):
+        return Calibration(length, samples, samples[:0], tokens)
+    guard = draw_samples(apart, min(request.samples, GUARD_SAMPLES), length, request.seed)
+    return Calibration(length, samples, guard, tokens)
+
+
+def window_of(setting: Setting, checkpoint: Checkpoint) -> int:
+    """Tokens of a window: those asked for, which must fit the model's context, or as many as fit.
+
+    Raises
+    ------
+    PruneError
+        If they do not fit.
+    """
+    length, context = setting.length, checkpoint.context
+    if length is None:
+        return DEFAULT_LENGTH if context is None else min(DEFAULT_LENGTH, context)
+    if context is not None and length > context:
+        raise PruneError(f"length must be at most the {context} tokens that the model sees at once, not {length}")
+    return length
+
+
+def tokens_of(text: str, checkpoint: Checkpoint) -> Tensor:
+    """Tokens of a text, [tokens], int64.
+
+    Raises
+    ------
+    PruneError
+        If the model does not know one of them.
+    """
+    assert checkpoint.tokenizer is not None, "the model reads text"
+    tokens = tokenize(text, checkpoint.tokenizer)
+    known = checkpoint.model.get_input_embeddings().num_embeddings
+    largest = int(tokens.max()) if len(tokens) else 0
+    if largest >= known:
+        raise PruneError(f"the tokenizer of {checkpoint.name} gives token {largest}, but the model has only {known}")
+    return tokens
+
+
+def check_abilities(request: PruneRequest, checkpoint: Checkpoint) -> None:
+    """Make sure that the model predicts the next token where that is needed.
+
+    Raises
+    ------
+    PruneError
+        If it does not.
+    """
+    if checkpoint.model.can_generate():
+        return
+    unable = f"{checkpoint.name} does not predict the next token"
+    if request.evaluation is not None:
+        raise PruneError(f"{unable}, so it cannot be evaluated on a text")
+    if request.recover:
+        raise PruneError(f"{unable}, so there is no loss to recover it by; recovery steps must be 0")
+    if request.plan is None and request.chooser is Method.FLOW:
+        others = ", ".join(other.value for other in Method if other is not Method.FLOW)
+        raise PruneError(f"{unable}, whose loss method flow is guided by; use {others}")
+
+
+def _check_images(checkpoint: Checkpoint, images: Tensor) -> None:
+    """PruneError if the model does not read images of this shape."""
+    config = checkpoint.model.config
+    size = getattr(config, "image_size", None)
+    if size is None:
+        return
+    height, width = (size, size) if isinstance(size, int) else size
+    wanted, given = [config.num_channels, height, width], list(images.shape[1:])
+    if given != wanted:
+        raise PruneError(f"{checkpoint.name} reads images of shape {wanted}, but those for calibration are {given}")
