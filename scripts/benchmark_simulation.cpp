@@ -1,7 +1,7 @@
 // What scripts/benchmark_simulation.py measures the in-process harness against: the plainest bench for an accelerator,
 // a Verilated model and a clock loop that carries one job out, from files in the folder that is its argument.
 //
-// The names are those of an accelerator whose three streams are 512 bits wide.
+// The types are those of an accelerator whose results are 512 bits wide, and its other two streams at least 128.
 
 #include <cstdint>
 #include <cstdio>
@@ -15,7 +15,7 @@
 #include "Vtop.h"
 #include "verilated.h"
 
-enum { CONTROL = 0x0c, INTERRUPT = 0x1c, PROGRAM_ENTRY = 0x20, PROGRAM_ADDRESS = 0x24, PROGRAM_DATA = 0x28, WORD = 64 };
+enum { CONTROL = 0x0c, INTERRUPT = 0x1c, PROGRAM_ENTRY = 0x20, PROGRAM_ADDRESS = 0x24, PROGRAM_DATA = 0x28 };
 
 static Vtop top;
 static uint64_t cycles = 0;
@@ -74,12 +74,14 @@ int main(int, char** argv) {
     top.m_axis_results_tready = 1;
     while (!top.irq) {
         top.s_axis_weights_tvalid = weight < weights.size();
-        if (top.s_axis_weights_tvalid) std::memcpy(&top.s_axis_weights_tdata, &weights[weight], WORD);
+        if (top.s_axis_weights_tvalid) std::memcpy(&top.s_axis_weights_tdata, &weights[weight], sizeof top.s_axis_weights_tdata);
         top.s_axis_activations_tvalid = activation < activations.size();
-        if (top.s_axis_activations_tvalid) std::memcpy(&top.s_axis_activations_tdata, &activations[activation], WORD);
+        if (top.s_axis_activations_tvalid)
+            std::memcpy(&top.s_axis_activations_tdata, &activations[activation], sizeof top.s_axis_activations_tdata);
         top.eval();
-        if (top.s_axis_weights_tvalid && top.s_axis_weights_tready) weight += WORD;
-        if (top.s_axis_activations_tvalid && top.s_axis_activations_tready) activation += WORD;
+        if (top.s_axis_weights_tvalid && top.s_axis_weights_tready) weight += sizeof top.s_axis_weights_tdata;
+        if (top.s_axis_activations_tvalid && top.s_axis_activations_tready)
+            activation += sizeof top.s_axis_activations_tdata;
         if (top.m_axis_results_tvalid) {
             const auto* data = reinterpret_cast<const uint8_t*>(&top.m_axis_results_tdata);
             results.insert(results.end(), data, data + __builtin_popcountll(top.m_axis_results_tkeep));

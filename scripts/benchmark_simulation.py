@@ -128,7 +128,7 @@ class Benches:
     Parameters
     ----------
     config : AcceleratorConfig
-        The accelerator, whose streams are 512 bits wide and its registers behind AXI4-Lite.
+        The accelerator, whose results are 512 bits wide and its registers behind AXI4-Lite.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
