@@ -152,16 +152,15 @@ def _least_squares(
     weight: Tensor, curvature: Curvature, masks: Tensor, swept: Tensor | None
 ) -> tuple[Tensor, float | None]:
     """The best weights under each mask, by iteration from those of the sweep where it is faster."""
-    solved, residuals = [], []
-    for index, iterated in enumerate(_iterated(masks).tolist()):
-        if iterated:
-            assert swept is not None, "iteration starts from the sweep"
-            found, residual = conjugate_gradients(weight, curvature, masks[index], swept[index])
-            residuals.append(residual)
-        else:
-            found = least_squares(weight, curvature, masks[index])
-        solved.append(found)
-    return torch.stack(solved), max(residuals, default=None)
+    iterated = _iterated(masks)
+    solved = torch.empty_like(masks, dtype=curvature.matrix.dtype)
+    residual = None
+    if iterated.any():
+        assert swept is not None, "iteration starts from the sweep"
+        solved[iterated], residual = conjugate_gradients(weight, curvature, masks[iterated], swept[iterated])
+    for index in (~iterated).nonzero().flatten().tolist():
+        solved[index] = least_squares(weight, curvature, masks[index])
+    return solved, residual
 
 
 def default_treatment(method: Method, score: Score | None = None, update: Update | None = None) -> Treatment:

@@ -42,10 +42,13 @@ _TOLERANCE = 1e-3
 _STEPS = 100
 """Most steps of `conjugate_gradients`."""
 
+_WORTHWHILE = 0.75
+"""Share of unsolved outputs below which the solved ones are left behind; copying the others costs about a step."""
+
 _CHUNK = 1 << 24
 """Numbers that are worked on at once; it bounds the memory of `least_squares` and `conjugate_gradients`."""
 
-_PANEL = 64
+_PANEL = 32
 """Columns between two updates of all columns that come later, as matrix products are faster than outer products."""
 
 
@@ -182,9 +185,9 @@ def conjugate_gradients(
     """What `least_squares` finds, to a stated residual and at far less cost for wide layers.
 
     The normal equations of the kept weights are solved by conjugate gradients with the diagonal as preconditioner. A
-    step is one product of H with all outputs at once, their dropped weights being zero. An output leaves when its
-    residual is small enough. None ends with more error than it began with: whatever rounding did, it then keeps its
-    start.
+    step is one product of H with the outputs of all masks at once, their dropped weights being zero. It ends when the
+    residual of each is small enough. None ends with more error than it began with: whatever rounding did, it then keeps
+    its start.
 
     Parameters
     ----------
@@ -193,9 +196,9 @@ def conjugate_gradients(
     curvature : Curvature
         Damped second moments of the inputs.
     mask : Tensor
-        True where a weight is kept, [outputs, inputs], bool.
+        True where a weight is kept, [..., outputs, inputs], bool: one mask, or several that are solved together.
     start : Tensor
-        Weights to begin with, such as those of `obs_sweep`, [outputs, inputs]; only what the mask keeps counts.
+        Weights to begin with, such as those of `obs_sweep`, in the shape of the mask; only what it keeps counts.
     tolerance : float
         Residual relative to the right-hand side, both in the norm of the preconditioner, at which an output is done.
     steps : int
@@ -204,21 +207,24 @@ def conjugate_gradients(
     Returns
     -------
     weights : Tensor
-        [outputs, inputs], zero outside of the mask, in the dtype of the curvature.
+        In the shape of the mask, zero outside of it, in the dtype of the curvature.
     residual : float
         Largest relative residual of an output, computed anew at the end.
     """
     H = curvature.matrix
-    solved = torch.empty_like(weight, dtype=H.dtype)
+    targets = weight.to(H) @ H
+    masks, starts = mask.reshape(-1, weight.shape[1]), start.reshape(-1, weight.shape[1])
+    solved = torch.empty_like(starts, dtype=H.dtype)
     largest = 0.0
-    for rows in torch.arange(len(weight), device=weight.device).split(max(1, _CHUNK // weight.shape[1])):
-        system = _Normal(H, weight[rows].to(H) @ H * mask[rows], mask[rows])
-        begun = start[rows].to(H) * mask[rows]
+    for rows in torch.arange(len(masks), device=weight.device).split(max(1, _CHUNK // weight.shape[1])):
+        kept = masks[rows].to(H)
+        system = _Normal(H, targets[rows % len(targets)] * kept, kept)
+        begun = starts[rows].to(H) * kept
         ended = system.descended(begun, tolerance, steps)
         better = system.excess(ended) <= system.excess(begun)  # false where it is not a number
         solved[rows] = torch.where(better[:, None], ended, begun)
         largest = max(largest, system.relative(system.residual(solved[rows])).max().item())
-    return solved, largest
+    return solved.view(mask.shape), largest
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,11 +233,11 @@ class _Normal:
 
     H: Tensor  # [inputs, inputs]
     targets: Tensor  # b, [outputs, inputs]
-    mask: Tensor  # K, [outputs, inputs]
+    kept: Tensor  # 1 in K and 0 elsewhere, [outputs, inputs]
 
     def residual(self, x: Tensor) -> Tensor:
         """b - H x at the kept weights."""
-        return self.targets - x @ self.H * self.mask
+        return self.targets - x @ self.H * self.kept
 
     def relative(self, residual: Tensor) -> Tensor:
         """Norm of a residual by that of b, [outputs]; zero where b is zero."""
@@ -246,28 +252,30 @@ class _Normal:
     def descended(self, start: Tensor, tolerance: float, steps: int) -> Tensor:
         """The end of the conjugate gradients from a start."""
         scale = self.H.diagonal().reciprocal()
-        solved = start.clone()
         enough = tolerance**2 * (self.targets.square() * scale).sum(dim=1)
-        open_rows = torch.arange(len(start), device=start.device)
-        x, residual = start, self.residual(start)
+        solved = start.clone()
+        rows = torch.arange(len(start), device=start.device)
+        x, residual, kept = solved.clone(), self.residual(start), self.kept
         step = residual * scale
         squares = (residual * step).sum(dim=1)
+        least = torch.finfo(start.dtype).tiny  # what is divided by where there is nothing left to do
         for _ in range(steps):
-            unsolved = squares > enough[open_rows]
-            if not unsolved.all():
-                solved[open_rows] = x
-                x, residual, step, squares = x[unsolved], residual[unsolved], step[unsolved], squares[unsolved]
-                open_rows = open_rows[unsolved]
-                if not len(open_rows):
+            unsolved = squares > enough[rows]
+            left = int(unsolved.sum())
+            if left <= _WORTHWHILE * len(rows):
+                solved[rows] = x
+                if not left:
                     return solved
-            product = step @ self.H * self.mask[open_rows]
-            length = (squares / (step * product).sum(dim=1))[:, None]
-            x = x + length * step
-            residual = residual - length * product
-            conditioned = residual * scale
+                rows, squares = rows[unsolved], squares[unsolved]
+                x, residual, step, kept = x[unsolved], residual[unsolved], step[unsolved], kept[unsolved]
+            product = (step @ self.H).mul_(kept)
+            length = (squares / (step * product).sum(dim=1).clamp(min=least))[:, None]
+            x.addcmul_(length, step)
+            residual.addcmul_(length, product, value=-1)
+            conditioned = torch.mul(residual, scale, out=product)
             before, squares = squares, (residual * conditioned).sum(dim=1)
-            step = conditioned + (squares / before)[:, None] * step
-        solved[open_rows] = x
+            step.mul_((squares / before.clamp(min=least))[:, None]).add_(conditioned)
+        solved[rows] = x
         return solved
 
 
@@ -301,24 +309,30 @@ def obs_sweep(
     U = curvature.inverse_factor
     scales = U.diagonal()
     outputs, inputs = weight.shape
-    swept = weight.to(U).repeat(len(patterns), 1, 1)
-    kept = torch.ones(swept.shape, dtype=torch.bool, device=U.device) if masks is None else torch.stack(tuple(masks))
+    # [inputs, patterns, outputs] while it lasts, so that what one input changes lies together in memory.
+    swept = weight.to(U).T[:, None].repeat(1, len(patterns), 1)
+    kept = torch.ones(swept.shape, dtype=torch.bool, device=U.device)
+    if masks is not None:
+        kept = torch.stack(tuple(masks)).permute(2, 0, 1).contiguous()
+    flat = swept.flatten(1)
     # Columns up to `ahead` are always up to date, so that a group that begins in a panel can be judged as a whole.
     reach = max((pattern.m for pattern in patterns), default=1)
     for start in range(0, inputs, _PANEL):
         stop = min(start + _PANEL, inputs)
         ahead = min(stop + reach, inputs)
-        errors = swept.new_zeros(len(patterns), outputs, stop - start)
+        errors = flat.new_zeros(stop - start, flat.shape[1])
         for column in range(start, stop):
             if masks is None:
                 for index in _beginning(patterns, column):
                     group = slice(column, min(column + patterns[index].m, inputs))
-                    kept[index, :, group] = _largest(swept[index, :, group] / scales[group], patterns[index].n)
-            error = swept[:, :, column] / scales[column] * ~kept[:, :, column]
-            swept[:, :, column:ahead] -= error[..., None] * U[column, column:ahead]
-            errors[:, :, column - start] = error
-        swept[:, :, ahead:] -= errors @ U[start:stop, ahead:]
-    return swept * kept, kept
+                    judged = swept[group, index].T / scales[group]
+                    kept[group, index] = _largest(judged, patterns[index].n).T
+            error = (flat[column] / scales[column]).masked_fill_(kept[column].flatten(), 0.0)
+            flat[column:ahead].addr_(U[column, column:ahead], error, alpha=-1)
+            errors[column - start] = error
+        flat[ahead:].addmm_(U[start:stop, ahead:].T, errors, alpha=-1)
+    kept = kept.permute(1, 2, 0).contiguous()
+    return swept.permute(1, 2, 0) * kept, kept
 
 
 def _beginning(patterns: Sequence[Pattern], column: int) -> Iterable[int]:
