@@ -37,6 +37,7 @@ from flow.quiet import quiet
 from flow.result import Evaluations, PrunedLayer, PruneResult, quantized, quantized_dense
 from flow.selectors import Choice, candidates, units_of
 from flow.stream import BlockStream
+from flow.streamed import searched
 from flow.text import check_unseen, draw_samples, read_text, set_apart, tokenize
 from flow.treatment import Numerics, default_treatment, prune_block
 
@@ -176,15 +177,16 @@ def prune(
     steps.begin("choosing the patterns")
     by_name = {layer.name: layer for block in blocks for layer in block.layers}
     layers_of_units = tuple(tuple(by_name[name] for name in unit.layers) for unit in units)
-    in_memory = method is Method.FLOW and fits_in_memory(problem, layers_of_units, treatment)
-    stream = BlockStream(model, blocks, windows, moments=in_memory and treatment.needs_moments)
+    in_memory = method is Method.FLOW and fits_in_memory(problem, layers_of_units)
     block_of = {layer.name: block for block in blocks for layer in block.layers}
 
     def select() -> dict[str, Any]:
+        enough = searched(windows, layers_of_units) if method is Method.FLOW else windows
+        watched = BlockStream(model, blocks, enough, moments=in_memory)
         evidence = Evidence(
             model=model,
             units=layers_of_units,
-            dense={} if method is Method.UNIFORM else stream.dense,
+            dense={} if method is Method.UNIFORM else watched.dense,
             treatment=treatment,
             samples=windows,
             guard=apart,
@@ -196,7 +198,7 @@ def prune(
         return choose(method, problem, evidence).to_mapping()
 
     selection = Selection.from_mapping(once("selection", select))
-    stream.forget()
+    stream = BlockStream(model, blocks, windows)
     choices = {
         name: choice for unit, choice in zip(units, selection.assignment.choices, strict=True) for name in unit.layers
     }

@@ -17,6 +17,7 @@ from flexcim.pattern import Pattern
 __all__ = [
     "DAMPING",
     "DIRECT_KEPT",
+    "TOLERANCE",
     "Curvature",
     "UpdateError",
     "conjugate_gradients",
@@ -36,7 +37,7 @@ DIRECT_KEPT = 64
 """Most kept weights of an output up to which `least_squares` is the faster way: it takes about kept ** 3 products for
 each output, `conjugate_gradients` a few dozen times inputs ** 2 in far larger matrix products."""
 
-_TOLERANCE = 1e-3
+TOLERANCE = 1e-3
 """Relative residual at which an output counts as solved: its error is then within about 1/1000 of the least."""
 
 _STEPS = 100
@@ -179,7 +180,7 @@ def conjugate_gradients(
     mask: Tensor,
     start: Tensor,
     *,
-    tolerance: float = _TOLERANCE,
+    tolerance: float = TOLERANCE,
     steps: int = _STEPS,
 ) -> tuple[Tensor, float]:
     """What `least_squares` finds, to a stated residual and at far less cost for wide layers.
@@ -251,31 +252,32 @@ class _Normal:
 
     def descended(self, start: Tensor, tolerance: float, steps: int) -> Tensor:
         """The end of the conjugate gradients from a start."""
-        scale = self.H.diagonal().reciprocal()
-        enough = tolerance**2 * (self.targets.square() * scale).sum(dim=1)
+        # In units in which H has a diagonal of ones, which is what the preconditioner comes to.
+        units = self.H.diagonal().rsqrt()
+        H = units[:, None] * self.H * units
+        enough = tolerance**2 * (self.targets * units).square().sum(dim=1)
         solved = start.clone()
         rows = torch.arange(len(start), device=start.device)
-        x, residual, kept = solved.clone(), self.residual(start), self.kept
-        step = residual * scale
-        squares = (residual * step).sum(dim=1)
+        x, residual, kept = start / units, self.residual(start) * units, self.kept
+        step = residual
+        squares = residual.square().sum(dim=1)
         least = torch.finfo(start.dtype).tiny  # what is divided by where there is nothing left to do
         for _ in range(steps):
             unsolved = squares > enough[rows]
             left = int(unsolved.sum())
             if left <= _WORTHWHILE * len(rows):
-                solved[rows] = x
+                solved[rows] = x * units
                 if not left:
                     return solved
                 rows, squares = rows[unsolved], squares[unsolved]
                 x, residual, step, kept = x[unsolved], residual[unsolved], step[unsolved], kept[unsolved]
-            product = (step @ self.H).mul_(kept)
+            product = (step @ H).mul_(kept)
             length = (squares / (step * product).sum(dim=1).clamp(min=least))[:, None]
-            x.addcmul_(length, step)
-            residual.addcmul_(length, product, value=-1)
-            conditioned = torch.mul(residual, scale, out=product)
-            before, squares = squares, (residual * conditioned).sum(dim=1)
-            step.mul_((squares / before.clamp(min=least))[:, None]).add_(conditioned)
-        solved[rows] = x
+            x = x.addcmul_(length, step)
+            residual = residual.addcmul(length, product, value=-1)
+            before, squares = squares, residual.square().sum(dim=1)
+            step = residual.addcmul((squares / before.clamp(min=least))[:, None], step)
+        solved[rows] = x * units
         return solved
 
 
@@ -308,11 +310,13 @@ def obs_sweep(
     """
     U = curvature.inverse_factor
     scales = U.diagonal()
-    outputs, inputs = weight.shape
+    inputs = weight.shape[1]
     # [inputs, patterns, outputs] while it lasts, so that what one input changes lies together in memory.
     swept = weight.to(U).T[:, None].repeat(1, len(patterns), 1)
-    kept = torch.ones(swept.shape, dtype=torch.bool, device=U.device)
-    if masks is not None:
+    if masks is None:
+        kept = torch.zeros(swept.shape, dtype=torch.bool, device=U.device)
+        kept[:, [index for index, pattern in enumerate(patterns) if pattern.is_dense]] = True
+    else:
         kept = torch.stack(tuple(masks)).permute(2, 0, 1).contiguous()
     flat = swept.flatten(1)
     # Columns up to `ahead` are always up to date, so that a group that begins in a panel can be judged as a whole.
@@ -325,11 +329,12 @@ def obs_sweep(
             if masks is None:
                 for index in _beginning(patterns, column):
                     group = slice(column, min(column + patterns[index].m, inputs))
-                    judged = swept[group, index].T / scales[group]
-                    kept[group, index] = _largest(judged, patterns[index].n).T
-            error = (flat[column] / scales[column]).masked_fill_(kept[column].flatten(), 0.0)
+                    judged = (swept[group, index] / scales[group, None]).abs_()
+                    largest = judged.topk(min(patterns[index].n, len(judged)), dim=0, sorted=False).indices
+                    kept[group, index].scatter_(0, largest, True)
+            error = torch.div(flat[column], scales[column], out=errors[column - start])
+            error.masked_fill_(kept[column].flatten(), 0.0)
             flat[column:ahead].addr_(U[column, column:ahead], error, alpha=-1)
-            errors[column - start] = error
         flat[ahead:].addmm_(U[start:stop, ahead:].T, errors, alpha=-1)
     kept = kept.permute(1, 2, 0).contiguous()
     return swept.permute(1, 2, 0) * kept, kept
@@ -338,12 +343,6 @@ def obs_sweep(
 def _beginning(patterns: Sequence[Pattern], column: int) -> Iterable[int]:
     """Indices of the sparse patterns that have a group beginning at a column."""
     return (i for i, pattern in enumerate(patterns) if not pattern.is_dense and column % pattern.m == 0)
-
-
-def _largest(values: Tensor, count: int) -> Tensor:
-    """True at the largest magnitudes of each row, all of them if there are no more than ``count``."""
-    order = values.abs().topk(min(count, values.shape[1]), dim=1).indices
-    return torch.zeros_like(values, dtype=torch.bool).scatter_(1, order, True)
 
 
 def row_errors(weight: Tensor, treated: Tensor, moments: Tensor) -> Tensor:

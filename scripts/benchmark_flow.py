@@ -36,6 +36,7 @@ from flow.options import GUARD_SAMPLES, Method
 from flow.quiet import quiet
 from flow.selectors import Choice, units_of
 from flow.stream import BlockStream
+from flow.streamed import searched
 from flow.text import draw_samples, read_text, set_apart, tokenize
 from flow.treatment import Treatment, default_treatment, prune_block
 
@@ -165,10 +166,11 @@ class Subject:
         """FLOW, from the dense statistics to the pruned model."""
         self.restore()
         treatment = default_treatment(Method.FLOW)
+        units = tuple((layer,) for layer in self.layers)
         evidence = Evidence(
             model=self.model,
-            units=tuple((layer,) for layer in self.layers),
-            dense=BlockStream(self.model, self.blocks, self.samples, moments=True).dense,
+            units=units,
+            dense=BlockStream(self.model, self.blocks, searched(self.samples, units), moments=True).dense,
             treatment=treatment,
             samples=self.samples,
             guard=self.guard,
