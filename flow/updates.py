@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -73,9 +74,15 @@ class Curvature:
     matrix: Tensor
     damping: float
 
-    @property
+    @cached_property
     def inverse_factor(self) -> Tensor:
-        """U, upper triangular, U^T U = H^-1, [inputs, inputs]."""
+        """U, upper triangular, U^T U = H^-1, [inputs, inputs].
+
+        Raises
+        ------
+        torch.linalg.LinAlgError
+            If rounding has left H or its inverse indefinite; never for what `damped` gives.
+        """
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(self.matrix))
         # The inverse's own rounding could cost it its definiteness where H is damped least; symmetry is what it needs.
         return torch.linalg.cholesky((inverse + inverse.T) / 2, upper=True)
@@ -83,7 +90,7 @@ class Curvature:
     @property
     def inverse_diagonal(self) -> Tensor:
         """Diagonal of H^-1, [inputs]."""
-        return torch.cholesky_inverse(torch.linalg.cholesky(self.matrix)).diagonal()
+        return self.inverse_factor.square().sum(dim=0)
 
 
 def damped(moments: Tensor, damping: float = DAMPING) -> Curvature:
@@ -116,12 +123,13 @@ def damped(moments: Tensor, damping: float = DAMPING) -> Curvature:
     while damping <= _MOST_DAMPING:
         matrix = moments.clone()
         matrix.diagonal().add_(damping * mean if mean > 0 else 1.0)
-        factor, failed = torch.linalg.cholesky_ex(matrix)
-        if not failed:
-            inverse = torch.cholesky_inverse(factor)
-            if not torch.linalg.cholesky_ex((inverse + inverse.T) / 2, upper=True).info:
-                return Curvature(matrix, damping)
-        damping *= 10
+        curvature = Curvature(matrix, damping)
+        try:
+            _ = curvature.inverse_factor
+        except torch.linalg.LinAlgError:
+            damping *= 10
+        else:
+            return curvature
     raise UpdateError("second moments are not positive semidefinite, whatever their damping")
 
 
