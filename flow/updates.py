@@ -229,10 +229,12 @@ def conjugate_gradients(
         kept = masks[rows].to(H)
         system = _Normal(H, targets[rows % len(targets)] * kept, kept)
         begun = starts[rows].to(H) * kept
-        ended = system.descended(begun, tolerance, steps)
-        better = system.excess(ended) <= system.excess(begun)  # false where it is not a number
-        solved[rows] = torch.where(better[:, None], ended, begun)
-        largest = max(largest, system.relative(system.residual(solved[rows])).max().item())
+        before = system.residual(begun)
+        ended = system.descended(begun, before, tolerance, steps)
+        after = system.residual(ended)
+        better = (system.excess(ended, after) <= system.excess(begun, before))[:, None]  # false where it is no number
+        solved[rows] = torch.where(better, ended, begun)
+        largest = max(largest, system.relative(torch.where(better, after, before)).max().item())
     return solved.view(mask.shape), largest
 
 
@@ -254,19 +256,19 @@ class _Normal:
         norms = [(part.square() * scale).sum(dim=1) for part in (residual, self.targets)]
         return torch.where(norms[1] > 0, norms[0] / norms[1], 0.0).sqrt()
 
-    def excess(self, x: Tensor) -> Tensor:
-        """The output error that depends on x, x^T H x / 2 - b^T x, [outputs]."""
-        return -(x * (self.targets + self.residual(x))).sum(dim=1) / 2
+    def excess(self, x: Tensor, residual: Tensor) -> Tensor:
+        """The output error that depends on x, whose residual is given: x^T H x / 2 - b^T x, [outputs]."""
+        return -(x * (self.targets + residual)).sum(dim=1) / 2
 
-    def descended(self, start: Tensor, tolerance: float, steps: int) -> Tensor:
-        """The end of the conjugate gradients from a start."""
+    def descended(self, start: Tensor, residual: Tensor, tolerance: float, steps: int) -> Tensor:
+        """The end of the conjugate gradients from a start, whose residual is given."""
         # In units in which H has a diagonal of ones, which is what the preconditioner comes to.
         units = self.H.diagonal().rsqrt()
         H = units[:, None] * self.H * units
         enough = tolerance**2 * (self.targets * units).square().sum(dim=1)
         solved = start.clone()
         rows = torch.arange(len(start), device=start.device)
-        x, residual, kept = start / units, self.residual(start) * units, self.kept
+        x, residual, kept = start / units, residual * units, self.kept
         step = residual
         squares = residual.square().sum(dim=1)
         least = torch.finfo(start.dtype).tiny  # what is divided by where there is nothing left to do
