@@ -8,25 +8,23 @@ does not fit in memory, the same is measured block by block, but nothing is refi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from flexcim.pattern import Pattern
 from flow.blocks import Block, LinearLayer
-from flow.costs import LossModel, sequences_of, to_second_order
+from flow.costs import COST_LENGTH, COST_SAMPLES, LossModel, loss_model, sensitivities
 from flow.divergence import Reference
 from flow.options import Granularity, Method, Search
 from flow.outliers import find_outliers
-from flow.refinement import Bench, descend
+from flow.refinement import Bench, refine
 from flow.scores import wanda_scores
 from flow.selectors import (
     CANDIDATES,
@@ -42,16 +40,17 @@ from flow.selectors import (
     uniform_mixes,
 )
 from flow.statistics import InputStatistics
-from flow.streamed import BENCH_BYTES, StreamedBench, bench_bytes
+from flow.streamed import BENCH_BYTES, SEARCH_TOLERANCE, StreamedBench, bench_bytes, middle_pattern
 from flow.treatment import Treatment
 
 __all__ = [
-    "DEFAULT_ROUNDS",
+    "DEFAULT_STEPS",
     "Evidence",
     "Selection",
     "choose",
     "default_granularity",
     "fits_in_memory",
+    "measure_costs",
     "rivals_of",
     "search",
     "search_streamed",
@@ -59,11 +58,8 @@ __all__ = [
     "undominated",
 ]
 
-DEFAULT_ROUNDS = 3
-"""Times that costs are measured again in the pruned model."""
-
-_STRIDES = (0.5, 0.25, 0.125)
-"""Shares of a descent's steps after which the model is tried: what was measured at its start holds best near it."""
+DEFAULT_STEPS = 2
+"""Assignments that are sought in the pruned model."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -82,13 +78,14 @@ class Evidence:
     treatment : Treatment
         How the layers will be pruned: what a pattern costs depends on it.
     samples : Tensor
-        Samples that the costs are measured on, [samples, length], int64.
+        Samples of calibration text, [samples, length], int64; what the loss feels is measured on the first tokens of
+        the first few.
     guard : Tensor
-        Samples that whole assignments are compared on; the same shape.
+        Samples whose first tokens whole assignments are compared on, [samples, length], int64.
     seed : int
         Seed of the labels that the model draws.
-    rounds : int
-        Times that costs are measured again in the pruned model.
+    steps : int
+        Assignments that are sought in the pruned model.
     blocks : tuple of Block
         The model's stack; needed where the model under every pattern does not fit in memory.
     once : callable, optional
@@ -104,10 +101,15 @@ class Evidence:
     samples: Tensor
     guard: Tensor
     seed: int = 0
-    rounds: int = DEFAULT_ROUNDS
+    steps: int = DEFAULT_STEPS
     blocks: tuple[Block, ...] = ()
     once: Callable[[str, Callable[[], Any]], Any] = lambda name, find: find()
     loaded: Callable[[LinearLayer], AbstractContextManager[None]] = lambda layer: nullcontext()
+
+    @property
+    def judged(self) -> Tensor:
+        """What whole assignments are compared on."""
+        return self.guard[:, :COST_LENGTH]
 
     @contextmanager
     def holding(self, units: Iterable[Iterable[LinearLayer]]) -> Iterator[None]:
@@ -199,28 +201,27 @@ def _facts(evidence: Evidence) -> list[UnitFacts]:
 
 
 def _choose_flow(problem: Problem, evidence: Evidence) -> Selection:
+    narrow = problem.restricted(undominated(problem))
     rivals = rivals_of(problem, evidence)
-    needed = {problem.patterns.index(pattern) for rival in rivals for pattern in rival.patterns}
-    narrow = problem.restricted(sorted(needed.union(undominated(problem))))
-    if not fits_in_memory(problem, evidence.units, evidence.treatment):
+    if not fits_in_memory(problem, evidence.units):
         return search_streamed(narrow, evidence, rivals)
     with evidence.holding(evidence.units):
         bench = set_up(narrow.patterns, evidence)
         try:
-            return search(narrow, bench, bench.around_dense(evidence.seed), evidence, rivals)
+            return search(narrow, bench, measure_costs(bench, narrow.patterns, evidence), evidence, rivals)
         finally:
             bench.restore()
 
 
-def fits_in_memory(problem: Problem, units: Sequence[Sequence[LinearLayer]], treatment: Treatment) -> bool:
+def fits_in_memory(problem: Problem, units: Sequence[Sequence[LinearLayer]]) -> bool:
     """Whether the model under all patterns fits in memory; if not, its blocks are measured one by one."""
-    return bench_bytes(units, len(problem.patterns), moments=treatment.needs_moments) <= BENCH_BYTES
+    return bench_bytes(units, len(problem.patterns)) <= BENCH_BYTES
 
 
 def search_streamed(problem: Problem, evidence: Evidence, rivals: Sequence[Assignment]) -> Selection:
-    """`search` with one block in memory: the same rivals, knapsack, interactions and judge, but nothing is refined.
+    """`search` with one block in memory: the same rivals, knapsack and judge, but nothing is refined.
 
-    Refinement measures costs in a pruned model, where each of its trials would be a pass of its own.
+    Refinement measures slopes in a pruned model, where each of its steps would be passes of their own.
     """
     bench = StreamedBench(
         evidence.model,
@@ -229,29 +230,21 @@ def search_streamed(problem: Problem, evidence: Evidence, rivals: Sequence[Assig
         problem.patterns,
         evidence.treatment,
         evidence.samples,
-        evidence.guard,
+        evidence.judged,
     )
-
-    def derivatives() -> dict[str, Any]:
-        along, tokens = bench.derivatives(evidence.seed)
-        return {"along": along.tolist(), "tokens": tokens}
-
-    found = evidence.once("derivatives", derivatives)
-    along = torch.tensor(found["along"], dtype=torch.float64)
-    around = to_second_order(along, found["tokens"], [len(unit) for unit in evidence.units])
-    tried = _first_tries(problem, around, rivals)
+    loss = LossModel(np.array(evidence.once("curvature", lambda: bench.loss_model(evidence.seed).curvature.tolist())))
+    tried = _first_tries(problem, loss, rivals)
     far = evidence.once("trials", lambda: bench.divergences(tried))
     winner = min(far, key=far.__getitem__)
-    return Selection(explained(problem, around.costs, tried[winner], winner), far, Search.STREAMED)
+    return Selection(explained(problem, loss.costs, tried[winner], winner), far, Search.STREAMED)
 
 
-def _first_tries(problem: Problem, around: LossModel, rivals: Sequence[Assignment]) -> dict[str, NDArray[np.int64]]:
-    """Columns by name: the rivals, the knapsack, and what interactions make of it."""
+def _first_tries(problem: Problem, loss: LossModel, rivals: Sequence[Assignment]) -> dict[str, NDArray[np.int64]]:
+    """Columns by name: the rivals, and the knapsack."""
     tried: dict[str, NDArray[np.int64]] = {}
     for rival in rivals:
         tried.setdefault(f"{rival.method} {_short(rival)}", _columns(problem, rival.patterns))
-    tried["knapsack"] = _columns(problem, select_cheapest(problem, around.costs).patterns)
-    tried["interactions"] = descend(problem, around, tried["knapsack"])[-1]
+    tried["knapsack"] = _columns(problem, select_cheapest(problem, loss.costs).patterns)
     return tried
 
 
@@ -266,12 +259,24 @@ def rivals_of(problem: Problem, evidence: Evidence) -> list[Assignment]:
 def set_up(patterns: Sequence[Pattern], evidence: Evidence) -> Bench:
     """Prune every layer under every pattern, from its statistics in the dense model."""
     treated = {
-        layer.name: evidence.treatment.apply(layer.weight, evidence.dense[layer.name], patterns).weights
+        layer.name: evidence.treatment.apply(
+            layer.weight, evidence.dense[layer.name], patterns, SEARCH_TOLERANCE
+        ).weights
         for unit in evidence.units
         for layer in unit
     }
-    guard, measured = (Reference.of(evidence.model, some) for some in (evidence.guard, sequences_of(evidence.samples)))
-    return Bench(evidence.model, evidence.units, treated, guard, measured)
+    return Bench(evidence.model, evidence.units, treated, Reference.of(evidence.model, evidence.judged))
+
+
+def measure_costs(bench: Bench, patterns: Sequence[Pattern], evidence: Evidence) -> LossModel:
+    """What the patterns of a bench do to the loss of the dense model."""
+    bench.restore()
+    layers = [layer for unit in bench.units for layer in unit]
+    middle = middle_pattern(patterns)
+    probes = {layer.name: bench.treated[layer.name][middle] - layer.weight for layer in layers}
+    samples = evidence.samples[:COST_SAMPLES, :COST_LENGTH]
+    felt, tokens = sensitivities(evidence.model, layers, probes, samples, evidence.seed)
+    return loss_model(bench.units, bench.treated, evidence.dense, felt, tokens)
 
 
 def _can_answer_paper(problem: Problem) -> bool:
@@ -287,8 +292,7 @@ def undominated(problem: Problem) -> list[int]:
         pattern = problem.patterns[column]
         return any(
             other.m > pattern.m
-            and other.m % pattern.m == 0
-            and other.n * pattern.m == pattern.n * other.m
+            and _contains(other, pattern)
             and (problem.resources[:, index] <= problem.resources[:, column]).all()
             for index, other in enumerate(problem.patterns)
         )
@@ -296,12 +300,25 @@ def undominated(problem: Problem) -> list[int]:
     return [column for column in range(len(problem.patterns)) if not dominated(column)]
 
 
+def _contains(other: Pattern, pattern: Pattern) -> bool:
+    """Whether each mask of a pattern is one of another pattern, too, and as dense."""
+    return other.m % pattern.m == 0 and other.n * pattern.m == pattern.n * other.m
+
+
 def _columns(problem: Problem, patterns: Sequence[Pattern]) -> NDArray[np.int64]:
-    return np.array([problem.patterns.index(pattern) for pattern in patterns], dtype=np.int64)
+    """Columns of some patterns; for one that was left out as dominated, of the one that dominates it."""
+
+    def column(pattern: Pattern) -> int:
+        if pattern in problem.patterns:
+            return problem.patterns.index(pattern)
+        containing = [index for index, other in enumerate(problem.patterns) if _contains(other, pattern)]
+        return min(containing, key=lambda index: int(problem.resources[:, index].sum()))
+
+    return np.array([column(pattern) for pattern in patterns], dtype=np.int64)
 
 
 def search(
-    problem: Problem, bench: Bench, around: LossModel, evidence: Evidence, rivals: Sequence[Assignment]
+    problem: Problem, bench: Bench, loss: LossModel, evidence: Evidence, rivals: Sequence[Assignment]
 ) -> Selection:
     """Solve the knapsack, refine it in the pruned model, and keep what diverges least from the dense one.
 
@@ -311,24 +328,21 @@ def search(
         The problem; its patterns are those of the bench.
     bench : Bench
         The model under every pattern.
-    around : LossModel
+    loss : LossModel
         What they cost in the dense model.
     evidence : Evidence
-        The samples.
+        How many steps are worth their time.
     rivals : sequence of Assignment
         What else to compare with.
     """
-    tried = _first_tries(problem, around, rivals)
+    tried = _first_tries(problem, loss, rivals)
     far = {name: bench.divergence(columns) for name, columns in tried.items()}
-    for turn in range(1, evidence.rounds + 1):
-        start = tried[min(far, key=far.__getitem__)]
-        path = descend(problem, bench.around(start, evidence.seed + turn), start)
-        for share in _STRIDES:
-            name = f"refined {turn}, {share:.0%} of the way"
-            tried[name] = path[math.ceil(share * (len(path) - 1))]
-            far[name] = bench.divergence(tried[name])
+    start = tried[min(far, key=far.__getitem__)]
+    for step, columns in enumerate(refine(problem, bench, loss, start, evidence.steps), start=1):
+        name = f"refined {step}"
+        tried[name], far[name] = columns, bench.divergence(columns)
     winner = min(far, key=far.__getitem__)
-    return Selection(explained(problem, around.costs, tried[winner], winner), far, Search.IN_MEMORY)
+    return Selection(explained(problem, loss.costs, tried[winner], winner), far, Search.IN_MEMORY)
 
 
 def _short(rival: Assignment) -> str:

@@ -1,22 +1,25 @@
 """What a pattern costs: the rise of the loss that the change of one layer's weights is expected to bring.
 
-A layer's weights change by dW. Along a sequence s the log-likelihood's gradient in the weights is G_s, the sum of its
-tokens' outer products of output gradient and input. To second order the loss of a token rises by ::
+A layer's weights change by dW, its outputs by dW x. The loss is the divergence from the dense model's predictions. In
+the dense model it has no slope, and its second derivative is the Fisher information: with g the gradient, in the
+layer's outputs, of the negative log-likelihood of labels that the model itself draws, it rises per token by ::
 
-    mean_s <dW, G_s> / tokens  +  1/2 mean_s <dW, G_s> ** 2 / tokens
+    1/2 E[(g . dW x) ** 2]  ~  1/2 sum_o E[g_o ** 2] (dW E[x x^T] dW^T)_oo
 
-In the second term, with labels that the model itself draws, the expectation is the Fisher information along dW, which
-is the second derivative of the divergence from the model: nothing is assumed about outputs or tokens being independent,
-as the usual factorised forms do. The first term vanishes in the dense model. In a pruned one it is the slope of the
-divergence from the dense model, which needs no labels.
+Each token is a sample, as if g were independent from token to token. The right side moreover takes g to be independent
+of x, and of the g of other outputs (as K-FAC does, Martens & Grosse, arXiv 1503.05671). It costs next to nothing for
+one more change, and so tells the patterns of a layer apart; its level is set by one change for which the left side is
+measured.
+
+In a pruned model the divergence has a slope, E[g . dW x] with g its own gradient. Nothing is assumed for it, and how
+the errors of all layers add up is in it.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,153 +31,168 @@ from transformers import PreTrainedModel
 from flow.blocks import LinearLayer
 from flow.divergence import Reference
 from flow.options import BATCH_TOKENS
+from flow.statistics import InputStatistics
 
 __all__ = [
     "COST_LENGTH",
+    "COST_SAMPLES",
     "LossModel",
-    "directional_derivatives",
+    "Sensitivity",
     "label_drawer",
+    "layer_curvature",
     "loss_model",
-    "projecting",
-    "sequences_of",
-    "shrunk_moments",
-    "to_second_order",
+    "mean_gradients",
+    "sensing",
+    "sensitivities",
 ]
 
+COST_SAMPLES = 8
+"""Most samples that sensitivities are measured on: with more, the costs of the shipped models' layers hardly change."""
+
 COST_LENGTH = 128
-"""Tokens of a sequence: each is one sample of the Fisher information, so that shorter ones give more samples."""
+"""Most tokens of a sample that the loss is looked at for while patterns are compared: of as many tokens, those of more
+samples say more."""
 
 
-_CHUNK = 1 << 26
-"""Numbers of gradients in weights that are held at once."""
+@dataclass
+class Sensitivity:
+    """How the loss feels changes of one layer's outputs: sums over the tokens that reached the layer.
+
+    Parameters
+    ----------
+    probe : Tensor
+        The change of the weights that the loss's rise is measured along, [outputs, inputs].
+    squares : Tensor
+        Sum of g_o ** 2, [outputs], float32.
+    along : float
+        Sum of (g . probe x) ** 2.
+    """
+
+    probe: Tensor
+    squares: Tensor
+    along: float = 0.0
+
+    @classmethod
+    def of(cls, probe: Tensor) -> Sensitivity:
+        """Before any token."""
+        return cls(probe.float(), torch.zeros(len(probe), device=probe.device))
+
+    def add(self, inputs: Tensor, gradient: Tensor) -> None:
+        """Take inputs [..., inputs] and the gradient in their outputs [..., outputs] into account."""
+        self.squares += gradient.float().flatten(0, -2).square().sum(dim=0)
+        moved = inputs.float() @ self.probe.T
+        self.along += (moved * gradient).sum(dim=-1).square().sum().item()
 
 
 @dataclass(frozen=True, eq=False)
 class LossModel:
-    """The loss around a model as it is, to second order in the changes of its units' weights.
+    """The loss to second order in the changes of single units' weights.
 
     Parameters
     ----------
-    slope : float64 [units, patterns]
-        First-order rise if a unit gets a pattern, nats per token.
-    curvature : float64 [units, patterns, units, patterns]
-        Half the second derivative along each two changes, nats per token; its diagonal is what a change costs by
-        itself, the rest is how the errors of two units add up or cancel.
+    curvature : float64 [units, patterns, patterns]
+        Half the second derivative along what two patterns change in a unit's dense weights, nats per token.
     """
 
-    slope: NDArray[np.float64]
     curvature: NDArray[np.float64]
 
     @property
     def costs(self) -> NDArray[np.float64]:
-        """Rise of the loss if one unit alone is changed, [units, patterns]."""
-        own: NDArray[np.float64] = np.einsum("upup->up", self.curvature)
-        return self.slope + own
+        """Rise of the loss if one unit of the dense model is pruned, [units, patterns]."""
+        costs: NDArray[np.float64] = np.einsum("upp->up", self.curvature)
+        return costs
 
-    def restricted(self, columns: Sequence[int]) -> LossModel:
-        """The same for some of the patterns only."""
-        some = np.asarray(columns)
-        return LossModel(self.slope[:, some], self.curvature[:, some][:, :, :, some])
+    def around(
+        self, columns: NDArray[np.int64], slope: NDArray[np.float64], caution: float = 1.0
+    ) -> NDArray[np.float64]:
+        """Rise of the loss if one unit of a pruned model gets another pattern, [units, patterns].
 
-    def rise(self, columns: NDArray[np.int64]) -> float:
-        """Rise of the loss under a pattern for each unit."""
+        Parameters
+        ----------
+        columns : int64 [units]
+            The present patterns, which cost nothing.
+        slope : float64 [units, patterns]
+            First-order rise along each pattern's weights, in the pruned model.
+        caution : float
+            Factor of the second order: above 1 it keeps to small changes, as the damping of Levenberg and Marquardt.
+        """
         rows = np.arange(len(columns))
-        pairs = self.curvature[rows[:, None], columns[:, None], rows, columns]
-        return float(self.slope[rows, columns].sum() + pairs.sum())
+        own = self.costs
+        apart = own - 2 * self.curvature[rows, :, columns] + own[rows, columns][:, None]
+        rise: NDArray[np.float64] = slope - slope[rows, columns][:, None] + caution * apart
+        return rise
 
 
 def loss_model(
-    model: PreTrainedModel,
     units: Sequence[Sequence[LinearLayer]],
-    changes: Mapping[str, Tensor],
-    samples: Tensor,
-    seed: int,
-    reference: Reference | None = None,
+    treated: Mapping[str, Tensor],
+    dense: Mapping[str, InputStatistics],
+    felt: Mapping[str, Sensitivity],
+    tokens: int,
 ) -> LossModel:
-    """Measure what changes of the weights would do to the loss.
+    """What patterns do to the loss of a dense model.
 
     Parameters
     ----------
-    model : PreTrainedModel
-        The model, dense or pruned already.
     units : sequence of sequences of LinearLayer
-        The layers of each unit, which get a pattern together.
-    changes : mapping
-        dW from the present weights under each pattern by the layer's name, [patterns, outputs, inputs].
-    samples : Tensor
-        [samples, length], int64; see `sequences_of`.
-    seed : int
-        Seed of the labels that the model draws.
-    reference : Reference, optional
-        What the dense model predicts on the same sequences: the loss is then the divergence from it, which has a slope
-        in a pruned model. By default the loss is the divergence from the model as it is.
+        The layers of each unit, which get a pattern together; their weights are dense.
+    treated : mapping
+        Weights under each pattern by the layer's name, [patterns, outputs, inputs].
+    dense : mapping
+        Statistics of the layers' inputs, with second moments.
+    felt : mapping
+        The layers' sensitivities.
+    tokens : int
+        Predicted tokens that these were measured on.
     """
-    layers = [layer for unit in units for layer in unit]
-    sizes = [len(unit) for unit in units]
-    drawn, tokens = directional_derivatives(model, layers, changes, samples, seed)
-    if reference is None:
-        return to_second_order(drawn, tokens, sizes)
-    away, _ = directional_derivatives(model, layers, changes, samples, reference)
-    return to_second_order(drawn, tokens, sizes, away)
+    parts = [
+        sum(
+            layer_curvature(treated[layer.name] - layer.weight, dense[layer.name], felt[layer.name], tokens)
+            for layer in unit
+        )
+        for unit in units
+    ]
+    return LossModel(np.stack(parts))
 
 
-def to_second_order(drawn: Tensor, tokens: int, sizes: Sequence[int], away: Tensor | None = None) -> LossModel:
-    """The loss model of some derivatives.
+def layer_curvature(changes: Tensor, seen: InputStatistics, felt: Sensitivity, tokens: int) -> NDArray[np.float64]:
+    """Half the second derivative of the loss along each two changes of a layer's weights, nats per token.
 
     Parameters
     ----------
-    drawn : Tensor
-        <dW, G_s> for labels that the model draws, [sequences, layers, patterns], float64: the curvature.
+    changes : Tensor
+        dW, [changes, outputs, inputs].
+    seen : InputStatistics
+        The layer's inputs, with second moments.
+    felt : Sensitivity
+        How the loss feels its outputs.
     tokens : int
-        Predicted tokens of a sequence.
-    sizes : sequence of int
-        Layers of each unit, which follow each other.
-    away : Tensor, optional
-        The same for the divergence from the dense model: the slope. By default there is none, as in the dense model.
+        Predicted tokens that the sensitivity was measured on.
+
+    Returns
+    -------
+    float64 [changes, changes]
+        Zero for a layer that no token reaches.
     """
-    starts = np.cumsum([0, *sizes])
+    if not seen.tokens or not felt.squares.any():
+        return np.zeros((len(changes), len(changes)))
+    moments = seen.moments.to(changes.device)
 
-    def by_unit(along: Tensor) -> Tensor:
-        return torch.stack([along[:, start:stop].sum(dim=1) for start, stop in pairwise(starts)], dim=1)
+    def products(some: Tensor, others: Tensor) -> Tensor:
+        weighted = (some.float() @ moments) * felt.squares[:, None]
+        return (weighted.flatten(1) @ others.float().flatten(1).T).double() / (2 * tokens)
 
-    curvature = shrunk_moments(by_unit(drawn)) / (2 * tokens)
-    slope = torch.zeros(curvature.shape[:2], dtype=drawn.dtype) if away is None else by_unit(away).mean(dim=0)
-    return LossModel((slope / tokens).numpy(), curvature.numpy())
-
-
-def shrunk_moments(drawn: Tensor) -> Tensor:
-    """E[d d^T] over sequences of [sequences, units, patterns], [units, patterns, units, patterns].
-
-    A pair of units has hardly more in common than the chance of some hundred sequences gives it, and who seeks the
-    least finds the chance. So all that pairs have in common is shrunk by one factor, the share of its squares that is
-    no chance (Ledoit & Wolf, J. Multivariate Analysis 88, 2004, with the diagonal as the target).
-    """
-    sequences, units, patterns = drawn.shape
-    flat = drawn.flatten(1)
-    moments = flat.T @ flat / sequences
-    scale = moments.diagonal().sqrt().clamp(min=torch.finfo(flat.dtype).tiny)
-    unlike = ~torch.eye(units, dtype=torch.bool).repeat_interleave(patterns, 0).repeat_interleave(patterns, 1)
-    found = (moments / scale / scale[:, None])[unlike].square().sum()
-    squares = (flat / scale).square()
-    chance = ((squares.T @ squares / sequences)[unlike].sum() - found) / sequences
-    genuine = (1 - chance / found).clamp(min=0) if found > 0 else 1.0
-    return torch.where(unlike, genuine * moments, moments).view(units, patterns, units, patterns)
+    # A model that was always sure of its labels would feel nothing along the probe.
+    expected = products(felt.probe[None], felt.probe[None]).item()
+    level = felt.along / (2 * tokens) / expected if expected > 0 else 1.0
+    found: NDArray[np.float64] = (level * products(changes, changes)).cpu().numpy()
+    return (found + found.T) / 2
 
 
-def sequences_of(samples: Tensor) -> Tensor:
-    """Samples [samples, length] in sequences of at most `COST_LENGTH` tokens, [sequences, length]; the rest is left."""
-    length = min(COST_LENGTH, samples.shape[1])
-    return samples[:, : samples.shape[1] // length * length].reshape(-1, length)
-
-
-def directional_derivatives(
-    model: PreTrainedModel,
-    layers: Sequence[LinearLayer],
-    changes: Mapping[str, Tensor],
-    samples: Tensor,
-    labels: int | Reference,
-) -> tuple[Tensor, int]:
-    """<dW, G_s>: how fast the summed loss of each sequence grows along each change of each layer.
+def sensitivities(
+    model: PreTrainedModel, layers: Sequence[LinearLayer], probes: Mapping[str, Tensor], samples: Tensor, seed: int
+) -> tuple[dict[str, Sensitivity], int]:
+    """Measure how a dense model's loss feels changes of its layers' outputs.
 
     Parameters
     ----------
@@ -182,46 +200,56 @@ def directional_derivatives(
         The model.
     layers : sequence of LinearLayer
         The layers.
-    changes : mapping
-        dW by the layer's name, [patterns, outputs, inputs].
+    probes : mapping
+        A change of the weights by the layer's name, [outputs, inputs].
     samples : Tensor
-        [samples, length], int64; see `sequences_of`.
-    labels : int or Reference
-        Seed of labels that the model draws from its own predictions, whose negative log-likelihood is the loss; or
-        predictions of the same sequences, the divergence from which is the loss.
+        [samples, length], int64.
+    seed : int
+        Seed of the labels that the model draws.
 
     Returns
     -------
-    derivatives : Tensor
-        [sequences, layers, patterns], float64.
+    sensitivities : dict
+        By the layer's name.
     tokens : int
-        Predicted tokens of a sequence.
+        Predicted tokens.
     """
-    sequences = sequences_of(samples)
-    size = max(1, BATCH_TOKENS // sequences.shape[1])
-    loss = _drawn_loss(labels) if isinstance(labels, int) else _divergence_loss(labels.split(size))
-    rows = []
-    with _frozen(model), projecting(layers, changes) as take:
-        for batch in sequences.split(size):
-            loss(model(input_ids=batch, use_cache=False).logits[:, :-1].float()).backward()
-            rows.append(take(len(batch)))
-    return torch.cat(rows), sequences.shape[1] - 1
-
-
-def _drawn_loss(seed: int) -> Callable[[Tensor], Tensor]:
-    """Negative log-likelihood of labels that the model draws, summed over each batch that comes by."""
     draw = label_drawer(seed)
+    with _frozen(model), sensing(layers, probes) as felt:
+        for batch in samples.split(max(1, BATCH_TOKENS // samples.shape[1])):
+            logits = model(input_ids=batch, use_cache=False).logits[:, :-1].float()
+            labels = draw(logits.detach()).to(logits.device)
+            cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum").backward()
+    return felt, samples[:, 1:].numel()
 
-    def loss(logits: Tensor) -> Tensor:
-        drawn = draw(logits.detach())
-        return cross_entropy(logits.flatten(0, 1), drawn.flatten().to(logits.device), reduction="sum")
 
-    return loss
+@contextlib.contextmanager
+def sensing(layers: Sequence[LinearLayer], probes: Mapping[str, Tensor]) -> Iterator[dict[str, Sensitivity]]:
+    """Measure the sensitivities of some layers by the backward passes that are made while the context is open."""
+    felt = {layer.name: Sensitivity.of(probes[layer.name]) for layer in layers}
+    with _watching(layers, lambda layer, inputs, gradient: felt[layer.name].add(inputs, gradient)):
+        yield felt
 
 
-def _divergence_loss(references: Iterator[Reference]) -> Callable[[Tensor], Tensor]:
-    """Divergence from predictions of the same batches, summed over each that comes by."""
-    return lambda logits: next(references).from_logits(logits)
+def mean_gradients(model: PreTrainedModel, layers: Sequence[LinearLayer], dense: Reference) -> dict[str, Tensor]:
+    """Gradient, in the weights of each layer, of the mean divergence from the dense model's predictions.
+
+    Returns
+    -------
+    dict
+        By the layer's name, [outputs, inputs], float32, nats per token.
+    """
+    found = {layer.name: torch.zeros(layer.shape, device=layer.weight.device) for layer in layers}
+
+    def add(layer: LinearLayer, inputs: Tensor, gradient: Tensor) -> None:
+        found[layer.name].addmm_(gradient.float().flatten(0, -2).T, inputs.float().flatten(0, -2))
+
+    tokens = dense.samples[:, 1:].numel()
+    with _frozen(model), _watching(layers, add):
+        for part in dense.split(max(1, BATCH_TOKENS // dense.samples.shape[1])):
+            logits = model(input_ids=part.samples, use_cache=False).logits[:, :-1].float()
+            (part.from_logits(logits) / tokens).backward()
+    return found
 
 
 def label_drawer(seed: int) -> Callable[[Tensor], Tensor]:
@@ -235,68 +263,33 @@ def label_drawer(seed: int) -> Callable[[Tensor], Tensor]:
     return draw
 
 
-@dataclass
-class _Projection:
-    """Projects the gradient in a layer's weights onto its changes, as it comes by."""
+@contextlib.contextmanager
+def _watching(layers: Sequence[LinearLayer], told: Callable[[LinearLayer, Tensor, Tensor], None]) -> Iterator[None]:
+    """Tell a function a layer's inputs and the gradient in its outputs, whenever a backward pass comes by."""
+    with contextlib.ExitStack() as stack:
+        for layer in layers:
+            watched = _Watched(layer, told)
+            stack.callback(layer.watch(watched.see_inputs).remove)
+            stack.callback(layer.watch_outputs(watched.see_outputs).remove)
+        yield
 
-    changes: Tensor  # [patterns, weights]
+
+@dataclass
+class _Watched:
+    """One layer's inputs, kept until the gradient in their outputs comes by."""
+
+    layer: LinearLayer
+    told: Callable[[LinearLayer, Tensor, Tensor], None]
     inputs: Tensor | None = None
-    found: Tensor | None = field(default=None)
 
     def see_inputs(self, inputs: Tensor) -> None:
         self.inputs = inputs.detach()
 
     def see_outputs(self, outputs: Tensor) -> None:
+        inputs, self.inputs = self.inputs, None
+        assert inputs is not None, "a layer's inputs come before its outputs"
         if outputs.requires_grad:
-            outputs.register_hook(self.see_gradient)
-
-    def see_gradient(self, gradient: Tensor) -> None:
-        assert self.inputs is not None, "a layer's inputs come before its gradients"
-        inputs, gradient = self.inputs, gradient.detach()
-        if inputs.ndim == 2:  # tokens of several sequences in one matrix, as experts get them
-            inputs, gradient = inputs[None], gradient[None]
-        gradient, inputs = gradient.flatten(1, -2), inputs.flatten(1, -2)
-        # The gradients in the weights, [sequences, outputs, inputs], are taken for some sequences at a time.
-        some = max(1, _CHUNK // self.changes.shape[1])
-        parts = [
-            (its.mT @ own).flatten(1).float() @ self.changes.T
-            for its, own in zip(gradient.split(some), inputs.split(some), strict=True)
-        ]
-        self.found = torch.cat(parts).double().cpu()
-
-    def take(self, sequences: int) -> Tensor:
-        """[sequences, patterns] of the batch that just passed, zeros where the layer saw none of it."""
-        found = self.found
-        self.inputs = self.found = None
-        taken = torch.zeros(sequences, len(self.changes), dtype=torch.float64)
-        if found is not None:
-            taken[: len(found)] = found
-        return taken
-
-
-@contextlib.contextmanager
-def projecting(layers: Sequence[LinearLayer], changes: Mapping[str, Tensor]) -> Iterator[Callable[[int], Tensor]]:
-    """Project the gradients in some layers' weights onto their changes while the context is open.
-
-    Parameters
-    ----------
-    layers : sequence of LinearLayer
-        The layers.
-    changes : mapping
-        dW by the layer's name, [patterns, outputs, inputs].
-
-    Yields
-    ------
-    callable
-        To be called after each backward pass with the number of its sequences; gives <dW, G_s>, [sequences, layers,
-        patterns], float64.
-    """
-    projections = [_Projection(changes[layer.name].flatten(1).float()) for layer in layers]
-    with contextlib.ExitStack() as stack:
-        for layer, projection in zip(layers, projections, strict=True):
-            stack.callback(layer.watch(projection.see_inputs).remove)
-            stack.callback(layer.watch_outputs(projection.see_outputs).remove)
-        yield lambda sequences: torch.stack([projection.take(sequences) for projection in projections], dim=1)
+            outputs.register_hook(lambda gradient: self.told(self.layer, inputs, gradient.detach()))
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ BATCH_IMAGES = 4
 DEFAULT_SAMPLES = 32
 """Calibration samples."""
 
-GUARD_SAMPLES = 32
+GUARD_SAMPLES = 16
 """Most samples that whole pruned models are compared on."""
 
 DEFAULT_LENGTH = 512

@@ -26,6 +26,7 @@ from flow.request import PruneRequest
 from flow.result import PrunedLayer, PruneResult, quantized, quantized_dense
 from flow.selectors import Choice, Problem, candidates, units_of
 from flow.stream import BlockStream
+from flow.streamed import searched
 from flow.text import check_unseen, read_text
 from flow.treatment import Numerics, prune_block
 
@@ -80,9 +81,9 @@ def prune(request: PruneRequest, *, progress: Progress | None = None, journal: J
     meter.measure("dense")
     dense_scales = {} if evaluation is None else _scales(run)
     meter.measure("dense_quantized", lambda block: quantized_dense(block, request.config, dense_scales))
-    stream, selection = _choose(run, problem)
+    selection = _choose(run, problem)
     choices = _choices(request, problem, selection)
-    numerics, scales = _prune_blocks(run, stream, choices)
+    numerics, scales = _prune_blocks(run, choices)
     meter.measure("pruned")
     losses: tuple[float, ...] = ()
     if request.recover:
@@ -141,9 +142,9 @@ class _Run:
         """`Journal.once`, if there is a journal."""
         return find() if self.journal is None else self.journal.once(name, find)
 
-    def stream(self, *, moments: bool = False) -> BlockStream:
+    def stream(self) -> BlockStream:
         """The calibration samples before the first block."""
-        return BlockStream(self.checkpoint.model, self.blocks, self.calibration.samples, moments=moments)
+        return BlockStream(self.checkpoint.model, self.blocks, self.calibration.samples)
 
     @property
     def length(self) -> int:
@@ -167,25 +168,31 @@ def _problem(request: PruneRequest, checkpoint: Checkpoint) -> Problem | None:
     return pose(units_of(shapes, by_block=request.by_block), menu, request.budget)
 
 
-def _choose(run: _Run, problem: Problem | None) -> tuple[BlockStream, Selection | None]:
-    """Let the method choose, unless there is a plan; the samples are before the first block afterwards."""
+def _choose(run: _Run, problem: Problem | None) -> Selection | None:
+    """Let the method choose, unless there is a plan."""
     run.steps.begin("choosing the patterns")
     if problem is None:
-        return run.stream(), None
-    request, treatment = run.request, run.request.treatment
+        return None
+    request = run.request
     layers = {layer.name: layer for block in run.blocks for layer in block.layers}
     block_of = {layer.name: block for block in run.blocks for layer in block.layers}
     units = tuple(tuple(layers[name] for name in unit.layers) for unit in problem.units)
-    in_memory = request.chooser is Method.FLOW and fits_in_memory(problem, units, treatment)
-    stream = run.stream(moments=in_memory and treatment.needs_moments)
+    by_flow = request.chooser is Method.FLOW
 
     def select() -> dict[str, Any]:
+        samples = run.calibration.samples
+        watched = BlockStream(
+            run.checkpoint.model,
+            run.blocks,
+            searched(samples, units) if by_flow else samples,
+            moments=by_flow and fits_in_memory(problem, units),
+        )
         evidence = Evidence(
             model=run.checkpoint.model,
             units=units,
-            dense={} if request.chooser is Method.UNIFORM else stream.dense,
-            treatment=treatment,
-            samples=run.calibration.samples,
+            dense={} if request.chooser is Method.UNIFORM else watched.dense,
+            treatment=request.treatment,
+            samples=samples,
             guard=run.calibration.guard,
             seed=request.seed,
             blocks=run.blocks,
@@ -194,9 +201,7 @@ def _choose(run: _Run, problem: Problem | None) -> tuple[BlockStream, Selection 
         )
         return choose(request.chooser, problem, evidence).to_mapping()
 
-    selection = Selection.from_mapping(run.once("selection", select))
-    stream.forget()
-    return stream, selection
+    return Selection.from_mapping(run.once("selection", select))
 
 
 def _choices(request: PruneRequest, problem: Problem | None, selection: Selection | None) -> Mapping[str, Choice]:
@@ -211,12 +216,11 @@ def _choices(request: PruneRequest, problem: Problem | None, selection: Selectio
 # -- pruning -----------------------------------------------------------------------------------------------------------
 
 
-def _prune_blocks(
-    run: _Run, stream: BlockStream, choices: Mapping[str, Choice]
-) -> tuple[dict[str, Numerics], dict[str, Tensor]]:
+def _prune_blocks(run: _Run, choices: Mapping[str, Choice]) -> tuple[dict[str, Numerics], dict[str, Tensor]]:
     """Prune block by block; give how the numbers of the layers went, and the scales of their activations, by name."""
     # Before a recovery no block is one of the result yet.
     shards = None if run.journal is None else run.journal.pruned if run.request.recover else run.journal.checkpoint
+    stream = run.stream()
     numerics: dict[str, Numerics] = {}
     scales: dict[str, Tensor] = {}
     for index, block in enumerate(run.blocks):

@@ -1,14 +1,13 @@
-"""Refinement: assignments are tried on the whole model, what patterns cost is measured there, and better ones are
-sought.
+"""Refinement: assignments are tried on the whole model, and better ones are sought from where it stands.
 
-Costs that are measured one layer at a time mislead where much is pruned, as errors add up on their way through the
-model. So the errors' interactions are taken into account, and how far the whole pruned model is from the dense one
-decides: on calibration text that no statistics were taken from.
+What one layer's pattern costs by itself misleads where much is pruned, as errors add up on their way through the model.
+So the slope of the loss is measured in the pruned model, and how far that is from the dense one decides: on calibration
+text that no statistics were taken from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,12 +18,15 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from flow.blocks import LinearLayer
-from flow.costs import LossModel, loss_model
+from flow.costs import LossModel, mean_gradients
 from flow.divergence import Reference, divergence
 from flow.options import BATCH_TOKENS
-from flow.selectors import Problem
+from flow.selectors import Problem, solve_knapsack
 
-__all__ = ["Bench", "descend", "sequence_loss"]
+__all__ = ["Bench", "refine", "sequence_loss"]
+
+_CAUTION = 4.0
+"""Caution of the first step; on the shipped models less goes too far."""
 
 
 def sequence_loss(model: PreTrainedModel, samples: Tensor) -> float:
@@ -54,15 +56,12 @@ class Bench:
         Weights under each pattern by the layer's name, [patterns, outputs, inputs].
     guard : Reference
         What the dense model predicts on the samples that whole assignments are compared on.
-    measured : Reference
-        The same of the sequences that costs are measured on (flow.costs.sequences_of).
     """
 
     model: PreTrainedModel
     units: Sequence[Sequence[LinearLayer]]
     treated: Mapping[str, Tensor]
     guard: Reference
-    measured: Reference
     _found: dict[tuple[int, ...], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -71,7 +70,7 @@ class Bench:
     def restricted(self, columns: Sequence[int]) -> Bench:
         """The same for some of the patterns only; the model must be dense."""
         treated = {name: weights[list(columns)] for name, weights in self.treated.items()}
-        return Bench(self.model, self.units, treated, self.guard, self.measured)
+        return Bench(self.model, self.units, treated, self.guard)
 
     def put(self, columns: NDArray[np.int64]) -> None:
         """Put each unit under the pattern of its column."""
@@ -93,68 +92,55 @@ class Bench:
             self._found[key] = divergence(self.model, self.guard)
         return self._found[key]
 
-    def around_dense(self, seed: int) -> LossModel:
-        """What the patterns cost in the dense model; the seed is that of the labels it draws."""
-        self.restore()
-        changes = {name: treated - self._dense[name] for name, treated in self.treated.items()}
-        return loss_model(self.model, self.units, changes, self.measured.samples, seed)
-
-    def around(self, columns: NDArray[np.int64], seed: int) -> LossModel:
-        """What the patterns cost in the model under an assignment, whose own patterns cost nothing there."""
+    def slope(self, columns: NDArray[np.int64]) -> NDArray[np.float64]:
+        """How fast that divergence grows along each unit's weights under each pattern, float64 [units, patterns]."""
         self.put(columns)
-        changes = {
-            layer.name: self.treated[layer.name] - self.treated[layer.name][column]
-            for unit, column in zip(self.units, columns, strict=True)
-            for layer in unit
+        gradients = mean_gradients(self.model, [layer for unit in self.units for layer in unit], self.guard)
+        along = {
+            name: self.treated[name].float().flatten(1) @ gradient.flatten() for name, gradient in gradients.items()
         }
-        return loss_model(self.model, self.units, changes, self.measured.samples, seed, self.measured)
+        return np.stack([sum(along[layer.name].double().cpu().numpy() for layer in unit) for unit in self.units])
 
 
-def descend(problem: Problem, around: LossModel, start: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Lower the expected loss, interactions and all, by changing one unit or two at a time.
+def refine(
+    problem: Problem, bench: Bench, loss: LossModel, start: NDArray[np.int64], steps: int
+) -> Iterator[NDArray[np.int64]]:
+    """Look for assignments that diverge less, each the exact optimum of what the loss is expected to do around the best
+    one so far.
 
-    Each step takes the best change within the budget; two units at once let one give what the other gets. It ends where
-    no such change helps, and never above the start.
+    A step that brings it down is the next one's start, and the next one dares more; after one that does not, the same
+    start is tried with more caution, as by Levenberg and Marquardt.
 
     Parameters
     ----------
     problem : Problem
         The budget.
-    around : LossModel
-        What the patterns cost.
+    bench : Bench
+        The model under every pattern.
+    loss : LossModel
+        What the patterns do in the dense model.
     start : int64 [units]
         Columns to begin with, within the budget.
+    steps : int
+        Most steps.
 
-    Returns
-    -------
-    list of int64 [units]
-        The start, and the columns after each step.
+    Yields
+    ------
+    int64 [units]
+        The columns of each step that leads somewhere else.
     """
-    columns = start.copy()
-    path = [start]
-    rows = np.arange(len(columns))
-    own = around.costs
-    tolerance = 1e-9 * max(np.abs(own).max(), 1e-30)
-    while True:
-        # What each change of one unit does beside the others as they are ...
-        others = around.curvature[:, :, rows, columns]
-        beside = own + 2 * (others.sum(axis=2) - others[rows, :, rows])
-        one = beside - beside[rows, columns][:, None]
-        more = problem.resources - problem.resources[rows, columns][:, None]
-        # ... and what two do together, beyond the sum of both.
-        mixed = around.curvature - others[:, :, :, None]
-        mixed = mixed - mixed[rows, columns][:, None]
-        two = one[:, :, None, None] + one + 2 * mixed
-        left = problem.limit - problem.used(columns)
-        two[more[:, :, None, None] + more > left] = np.inf
-        two[rows, :, rows, :] = np.inf
-        one[more > left] = np.inf
-        if min(one.min(), two.min()) >= -tolerance:
-            return path
-        if one.min() <= two.min():
-            row, column = np.unravel_index(one.argmin(), one.shape)
-            columns[row] = column
+    best, caution = start, _CAUTION
+    slope: NDArray[np.float64] | None = None
+    for _ in range(steps):
+        if slope is None:
+            slope = bench.slope(best)
+        columns = solve_knapsack(loss.around(best, slope, caution), problem.resources, problem.limit)
+        if (columns == best).all():
+            caution /= 2
+            continue
+        yield columns
+        if bench.divergence(columns) < bench.divergence(best):
+            best, slope = columns, None
+            caution /= 2
         else:
-            first, its, second, other = np.unravel_index(two.argmin(), two.shape)
-            columns[first], columns[second] = its, other
-        path.append(columns.copy())
+            caution *= 4

@@ -4,7 +4,7 @@ magnitudes for the scales of quantised activations."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -13,7 +13,47 @@ from torch import Tensor
 from flow.blocks import LinearLayer
 from flow.magnitudes import Magnitudes
 
-__all__ = ["InputStatistics", "observe", "observe_magnitudes"]
+__all__ = ["InputStatistics", "observe", "observe_magnitudes", "product_sums"]
+
+_PANELS = 4
+"""Panels that a symmetric product is made of: with four, 10 of 16 parts are multiplied, and the panels are still wide
+enough for a fast product."""
+
+
+def product_sums(activations: Tensor) -> Tensor:
+    """X^T X of inputs [..., inputs], float32 [inputs, inputs].
+
+    It is symmetric, so of each panel of rows only what is right of the diagonal is multiplied, and then mirrored.
+    """
+    flat = activations.detach().flatten(0, -2).float()
+    inputs = flat.shape[1]
+    sums = flat.new_empty(inputs, inputs)
+    width = max(1, -(-inputs // _PANELS))
+    for start in range(0, inputs, width):
+        panel, later = slice(start, start + width), slice(start + width, None)
+        sums[panel, start:] = flat[:, panel].T @ flat[:, start:]
+        sums[later, panel] = sums[panel, later].T
+    return sums
+
+
+class _Remembering:
+    """`product_sums` that are not taken again for layers that get the same inputs in a row, such as the query, key and
+    value projections of an attention."""
+
+    def __init__(self) -> None:
+        self._inputs: Tensor | None = None
+        self._version = 0
+        self._sums = torch.empty(0)
+
+    def __call__(self, activations: Tensor) -> Tensor:
+        if activations is not self._inputs or activations._version != self._version:
+            self._inputs, self._version = activations, activations._version
+            self._sums = product_sums(activations)
+        return self._sums
+
+    def forget(self) -> None:
+        """Let go of what was remembered."""
+        self._inputs, self._sums = None, torch.empty(0)
 
 
 @dataclass
@@ -28,6 +68,8 @@ class InputStatistics:
         Whether to collect the second moments, which take inputs ** 2 numbers and as many products for each token.
     tokens : int
         Tokens that were seen.
+    multiply : callable
+        What takes the sums of products of a batch of inputs.
 
     Attributes
     ----------
@@ -41,6 +83,7 @@ class InputStatistics:
     inputs: int
     with_moments: bool = False
     tokens: int = 0
+    multiply: Callable[[Tensor], Tensor] = product_sums
     squares: Tensor = field(init=False)
     products: Tensor | None = field(init=False)
 
@@ -68,14 +111,15 @@ class InputStatistics:
 
     def add(self, activations: Tensor) -> None:
         """Take inputs [..., inputs] into account."""
-        flat = activations.detach().flatten(0, -2).float()
-        if not len(flat):
+        tokens = activations.numel() // self.inputs
+        if not tokens:
             return
-        self.tokens += len(flat)
+        self.tokens += tokens
         if self.products is None:
+            flat = activations.detach().flatten(0, -2).float()
             self.squares += flat.square().sum(dim=0, dtype=torch.float64).to(self.squares.device)
             return
-        products = flat.T @ flat
+        products = self.multiply(activations)
         self.products += products.to(self.products.device)
         self.squares += products.diagonal().to(self.squares)
 
@@ -90,9 +134,12 @@ def observe(layers: Iterable[LinearLayer], *, moments: bool = False) -> Iterator
         Statistics by the layer's name, filled by each forward pass.
     """
     statistics: dict[str, InputStatistics] = {}
+    multiply = _Remembering()
     with contextlib.ExitStack() as watches:
+        watches.callback(multiply.forget)
         for layer in layers:
-            of_layer = statistics[layer.name] = InputStatistics(layer.shape[1], with_moments=moments)
+            of_layer = InputStatistics(layer.shape[1], with_moments=moments, multiply=multiply)
+            statistics[layer.name] = of_layer
             watches.callback(layer.watch(of_layer.add).remove)
         yield statistics
 

@@ -13,34 +13,51 @@ from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from flexcim.pattern import Pattern
 from flow.blocks import Block, LinearLayer
-from flow.costs import label_drawer, projecting, sequences_of
+from flow.costs import COST_LENGTH, COST_SAMPLES, LossModel, label_drawer, layer_curvature, sensing
 from flow.divergence import Reference
 from flow.statistics import InputStatistics
 from flow.stream import BlockStream
 from flow.treatment import Treatment
 
-__all__ = ["BENCH_BYTES", "StreamedBench", "bench_bytes"]
+__all__ = ["BENCH_BYTES", "SEARCH_TOLERANCE", "StreamedBench", "bench_bytes", "middle_pattern", "searched"]
 
 BENCH_BYTES = 4 << 30
 """Most memory that a `Bench` may take. It does not depend on the machine, as the choice must not; half of a common
 laptop's 8 GiB leaves room for the rest of the model and its activations."""
 
+SEARCH_TOLERANCE = 0.03
+"""Residual of the least squares (`flow.updates.TOLERANCE`) while patterns are compared: thirty times looser is half the
+time, and tells them apart as well."""
 
-def bench_bytes(units: Sequence[Sequence[LinearLayer]], patterns: int, *, moments: bool) -> int:
+_TOKENS_FOR_AN_INPUT = 8
+"""Tokens for each input of the widest layer that second moments are taken from while patterns are compared."""
+
+
+def bench_bytes(units: Sequence[Sequence[LinearLayer]], patterns: int) -> int:
     """Memory that a `Bench` takes: float32 weights under each pattern, as they were and as they are, and moments.
 
-    The two `Reference`s, which do not grow with the model, are not counted.
+    The `Reference`, which does not grow with the model, is not counted.
     """
     shapes = [layer.shape for unit in units for layer in unit]
     weights = sum(outputs * inputs for outputs, inputs in shapes)
-    return 4 * (weights * (patterns + 2) + moments * sum(inputs * inputs for _, inputs in shapes))
+    return 4 * (weights * (patterns + 2) + sum(inputs * inputs for _, inputs in shapes))
+
+
+def searched(samples: Tensor, units: Sequence[Sequence[LinearLayer]]) -> Tensor:
+    """The first of some samples, [samples, length], whose statistics are enough to choose by, if not to prune by."""
+    widest = max(layer.shape[1] for unit in units for layer in unit)
+    return samples[: -(-_TOKENS_FOR_AN_INPUT * widest // samples.shape[1])]
+
+
+def middle_pattern(patterns: Sequence[Pattern]) -> int:
+    """Index of the pattern of median density, which a layer's loss is probed along."""
+    return sorted(range(len(patterns)), key=lambda index: patterns[index].density)[len(patterns) // 2]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +81,7 @@ class StreamedBench:
     treatment : Treatment
         How layers are pruned.
     samples : Tensor
-        Samples that the moments and costs are measured on, [samples, length], int64.
+        Samples of calibration text, [samples, length], int64: as many as it takes, moments and costs are measured on.
     guard : Tensor
         Samples that the divergences are measured on, [samples, length], int64.
     """
@@ -77,32 +94,39 @@ class StreamedBench:
     samples: Tensor
     guard: Tensor
 
-    def derivatives(self, seed: int) -> tuple[Tensor, int]:
-        """`flow.costs.directional_derivatives` along what each pattern changes in the dense model.
+    def loss_model(self, seed: int) -> LossModel:
+        """What the patterns do to the loss of the dense model.
 
         Parameters
         ----------
         seed : int
             Seed of the labels that the model draws.
         """
-        sequences = sequences_of(self.samples)
-        stream = BlockStream(self.model, self.blocks, self.samples)
-        predicted = sequences[:, 1:].numel()
-        found: list[Tensor] = []
+        few = self.samples[:COST_SAMPLES, :COST_LENGTH]
+        predicted = few[:, 1:].numel()
+        middle = middle_pattern(self.patterns)
+        stream = BlockStream(self.model, self.blocks, searched(self.samples, self.units))
+        found: dict[str, NDArray[np.float64]] = {}
         with (
             stream.revisiting() as go,
-            closing(BlockStream(self.model, self.blocks, sequences).backward(draw=label_drawer(seed))) as backward,
+            closing(BlockStream(self.model, self.blocks, few).backward(draw=label_drawer(seed))) as backward,
         ):
             for position, (block, batches) in zip(reversed(range(len(self.blocks))), backward, strict=True):
                 if not block.layers:
                     continue
                 go(position)
-                treated = self._treated(block, stream.measure(moments=self.treatment.needs_moments))
+                seen = stream.measure(moments=True)
+                treated = self._treated(block, seen)
                 changes = {layer.name: treated.pop(layer.name) - layer.weight for layer in block.layers}
-                with projecting(block.layers, changes) as take:
-                    found.append(torch.cat([take(size) for size in batches]))
-        # The stream goes back from the mean loss, the derivatives are those of each sequence's sum.
-        return predicted * torch.cat(found[::-1], dim=1), sequences.shape[1] - 1
+                with sensing(block.layers, {name: change[middle] for name, change in changes.items()}) as felt:
+                    for _ in batches:
+                        pass
+                for name, change in changes.items():
+                    # The stream goes back from the mean loss, whose gradients are smaller by the number of tokens.
+                    felt[name].squares *= predicted**2
+                    felt[name].along *= predicted**2
+                    found[name] = layer_curvature(change, seen[name], felt[name], predicted)
+        return LossModel(np.stack([sum(found[layer.name] for layer in unit) for unit in self.units]))
 
     def divergences(self, assignments: Mapping[str, NDArray[np.int64]]) -> dict[str, float]:
         """Divergence from the dense model on the guard's samples under each of some assignments, nats per token, in one
@@ -113,7 +137,7 @@ class StreamedBench:
         assignments : mapping
             Columns, int64 [units], by a name.
         """
-        dense = BlockStream(self.model, self.blocks, self.samples)
+        dense = BlockStream(self.model, self.blocks, searched(self.samples, self.units))
         guard = BlockStream(self.model, self.blocks, self.guard)
         pruned = {name: guard.fork() for name in assignments}
         unit_of = {layer.name: index for index, unit in enumerate(self.units) for layer in unit}
@@ -135,6 +159,6 @@ class StreamedBench:
     def _treated(self, block: Block, seen: Mapping[str, InputStatistics]) -> dict[str, Tensor]:
         """A block's weights under each pattern, [patterns, outputs, inputs] by the layer's name."""
         return {
-            layer.name: self.treatment.apply(layer.weight, seen[layer.name], self.patterns).weights
+            layer.name: self.treatment.apply(layer.weight, seen[layer.name], self.patterns, SEARCH_TOLERANCE).weights
             for layer in block.layers
         }

@@ -15,7 +15,7 @@ from flow.options import Method, Score, Update
 from flow.scores import magnitude_scores, obs_scores, ria_scores, wanda_scores
 from flow.selectors import Choice
 from flow.statistics import InputStatistics
-from flow.updates import DIRECT_KEPT, Curvature, conjugate_gradients, damped, least_squares, obs_sweep
+from flow.updates import DIRECT_KEPT, TOLERANCE, Curvature, conjugate_gradients, damped, least_squares, obs_sweep
 
 __all__ = ["Numerics", "Treated", "Treatment", "default_treatment", "prune_block"]
 
@@ -83,7 +83,9 @@ class Treatment:
             "no update" if self.update is Update.NONE else f"{self.update.value} update"
         )
 
-    def apply(self, weight: Tensor, seen: InputStatistics, patterns: Sequence[Pattern]) -> Treated:
+    def apply(
+        self, weight: Tensor, seen: InputStatistics, patterns: Sequence[Pattern], tolerance: float = TOLERANCE
+    ) -> Treated:
         """Prune a layer's weights by each of several patterns, which share all that does not depend on the pattern.
 
         Parameters
@@ -94,25 +96,40 @@ class Treatment:
             What was seen of the layer's inputs.
         patterns : sequence of Pattern
             The patterns.
+        tolerance : float
+            Relative residual at which least squares count as solved, where they are solved by iteration.
         """
         if not seen.tokens:
-            return Treatment(Score.MAGNITUDE, Update.NONE)._treat(weight, seen, patterns, Numerics(reached=False))
-        return self._treat(weight, seen, patterns, Numerics())
+            unseen = Treatment(Score.MAGNITUDE, Update.NONE)
+            return unseen._treat(weight, seen, patterns, tolerance, Numerics(reached=False))
+        return self._treat(weight, seen, patterns, tolerance, Numerics())
 
-    def _treat(self, weight: Tensor, seen: InputStatistics, patterns: Sequence[Pattern], numerics: Numerics) -> Treated:
+    def _treat(
+        self,
+        weight: Tensor,
+        seen: InputStatistics,
+        patterns: Sequence[Pattern],
+        tolerance: float,
+        numerics: Numerics,
+    ) -> Treated:
         curvature = damped(seen.moments.to(weight.device)) if self.needs_moments else None
         if curvature is not None:
             numerics = replace(numerics, damping=curvature.damping)
         treated = torch.stack([weight] * len(patterns))
         sparse = [index for index, pattern in enumerate(patterns) if not pattern.is_dense]
         if sparse:
-            pruned, residual = self._prune(weight, seen, curvature, [patterns[index] for index in sparse])
+            pruned, residual = self._prune(weight, seen, curvature, [patterns[index] for index in sparse], tolerance)
             treated[sparse] = pruned.to(weight.dtype)
             numerics = replace(numerics, residual=residual)
         return Treated(treated, numerics)
 
     def _prune(
-        self, weight: Tensor, seen: InputStatistics, curvature: Curvature | None, patterns: list[Pattern]
+        self,
+        weight: Tensor,
+        seen: InputStatistics,
+        curvature: Curvature | None,
+        patterns: list[Pattern],
+        tolerance: float,
     ) -> tuple[Tensor, float | None]:
         """Weights under each sparse pattern, and the largest residual of those that were solved by iteration."""
         if self.update is Update.NONE or self.score is not Score.OBS:
@@ -129,7 +146,7 @@ class Treatment:
         if self.update is Update.OBS:
             assert swept is not None, "the sweep is the update"
             return swept, None
-        return _least_squares(weight, curvature, masks, swept)
+        return _least_squares(weight, curvature, masks, swept, tolerance)
 
     def _scores(self, weight: Tensor, seen: InputStatistics, curvature: Curvature | None) -> Tensor:
         norms = seen.norms.to(weight.device)
@@ -149,19 +166,20 @@ def _iterated(masks: Tensor) -> Tensor:
 
 
 def _least_squares(
-    weight: Tensor, curvature: Curvature, masks: Tensor, swept: Tensor | None
+    weight: Tensor, curvature: Curvature, masks: Tensor, swept: Tensor | None, tolerance: float
 ) -> tuple[Tensor, float | None]:
     """The best weights under each mask, by iteration from those of the sweep where it is faster."""
-    solved, residuals = [], []
-    for index, iterated in enumerate(_iterated(masks).tolist()):
-        if iterated:
-            assert swept is not None, "iteration starts from the sweep"
-            found, residual = conjugate_gradients(weight, curvature, masks[index], swept[index])
-            residuals.append(residual)
-        else:
-            found = least_squares(weight, curvature, masks[index])
-        solved.append(found)
-    return torch.stack(solved), max(residuals, default=None)
+    iterated = _iterated(masks)
+    solved = torch.empty_like(masks, dtype=curvature.matrix.dtype)
+    residual = None
+    if iterated.any():
+        assert swept is not None, "iteration starts from the sweep"
+        solved[iterated], residual = conjugate_gradients(
+            weight, curvature, masks[iterated], swept[iterated], tolerance=tolerance
+        )
+    for index in (~iterated).nonzero().flatten().tolist():
+        solved[index] = least_squares(weight, curvature, masks[index])
+    return solved, residual
 
 
 def default_treatment(method: Method, score: Score | None = None, update: Update | None = None) -> Treatment:

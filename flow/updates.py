@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from flexcim.pattern import Pattern
 __all__ = [
     "DAMPING",
     "DIRECT_KEPT",
+    "TOLERANCE",
     "Curvature",
     "UpdateError",
     "conjugate_gradients",
@@ -36,16 +38,19 @@ DIRECT_KEPT = 64
 """Most kept weights of an output up to which `least_squares` is the faster way: it takes about kept ** 3 products for
 each output, `conjugate_gradients` a few dozen times inputs ** 2 in far larger matrix products."""
 
-_TOLERANCE = 1e-3
+TOLERANCE = 1e-3
 """Relative residual at which an output counts as solved: its error is then within about 1/1000 of the least."""
 
 _STEPS = 100
 """Most steps of `conjugate_gradients`."""
 
+_WORTHWHILE = 0.75
+"""Share of unsolved outputs below which the solved ones are left behind; copying the others costs about a step."""
+
 _CHUNK = 1 << 24
 """Numbers that are worked on at once; it bounds the memory of `least_squares` and `conjugate_gradients`."""
 
-_PANEL = 64
+_PANEL = 32
 """Columns between two updates of all columns that come later, as matrix products are faster than outer products."""
 
 
@@ -69,9 +74,15 @@ class Curvature:
     matrix: Tensor
     damping: float
 
-    @property
+    @cached_property
     def inverse_factor(self) -> Tensor:
-        """U, upper triangular, U^T U = H^-1, [inputs, inputs]."""
+        """U, upper triangular, U^T U = H^-1, [inputs, inputs].
+
+        Raises
+        ------
+        torch.linalg.LinAlgError
+            If rounding has left H or its inverse indefinite; never for what `damped` gives.
+        """
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(self.matrix))
         # The inverse's own rounding could cost it its definiteness where H is damped least; symmetry is what it needs.
         return torch.linalg.cholesky((inverse + inverse.T) / 2, upper=True)
@@ -79,7 +90,7 @@ class Curvature:
     @property
     def inverse_diagonal(self) -> Tensor:
         """Diagonal of H^-1, [inputs]."""
-        return torch.cholesky_inverse(torch.linalg.cholesky(self.matrix)).diagonal()
+        return self.inverse_factor.square().sum(dim=0)
 
 
 def damped(moments: Tensor, damping: float = DAMPING) -> Curvature:
@@ -112,12 +123,13 @@ def damped(moments: Tensor, damping: float = DAMPING) -> Curvature:
     while damping <= _MOST_DAMPING:
         matrix = moments.clone()
         matrix.diagonal().add_(damping * mean if mean > 0 else 1.0)
-        factor, failed = torch.linalg.cholesky_ex(matrix)
-        if not failed:
-            inverse = torch.cholesky_inverse(factor)
-            if not torch.linalg.cholesky_ex((inverse + inverse.T) / 2, upper=True).info:
-                return Curvature(matrix, damping)
-        damping *= 10
+        curvature = Curvature(matrix, damping)
+        try:
+            _ = curvature.inverse_factor
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # its module does not list it
+            damping *= 10
+        else:
+            return curvature
     raise UpdateError("second moments are not positive semidefinite, whatever their damping")
 
 
@@ -176,15 +188,15 @@ def conjugate_gradients(
     mask: Tensor,
     start: Tensor,
     *,
-    tolerance: float = _TOLERANCE,
+    tolerance: float = TOLERANCE,
     steps: int = _STEPS,
 ) -> tuple[Tensor, float]:
     """What `least_squares` finds, to a stated residual and at far less cost for wide layers.
 
     The normal equations of the kept weights are solved by conjugate gradients with the diagonal as preconditioner. A
-    step is one product of H with all outputs at once, their dropped weights being zero. An output leaves when its
-    residual is small enough. None ends with more error than it began with: whatever rounding did, it then keeps its
-    start.
+    step is one product of H with the outputs of all masks at once, their dropped weights being zero. It ends when the
+    residual of each is small enough. None ends with more error than it began with: whatever rounding did, it then keeps
+    its start.
 
     Parameters
     ----------
@@ -193,9 +205,9 @@ def conjugate_gradients(
     curvature : Curvature
         Damped second moments of the inputs.
     mask : Tensor
-        True where a weight is kept, [outputs, inputs], bool.
+        True where a weight is kept, [..., outputs, inputs], bool: one mask, or several that are solved together.
     start : Tensor
-        Weights to begin with, such as those of `obs_sweep`, [outputs, inputs]; only what the mask keeps counts.
+        Weights to begin with, such as those of `obs_sweep`, in the shape of the mask; only what it keeps counts.
     tolerance : float
         Residual relative to the right-hand side, both in the norm of the preconditioner, at which an output is done.
     steps : int
@@ -204,21 +216,26 @@ def conjugate_gradients(
     Returns
     -------
     weights : Tensor
-        [outputs, inputs], zero outside of the mask, in the dtype of the curvature.
+        In the shape of the mask, zero outside of it, in the dtype of the curvature.
     residual : float
         Largest relative residual of an output, computed anew at the end.
     """
     H = curvature.matrix
-    solved = torch.empty_like(weight, dtype=H.dtype)
+    targets = weight.to(H) @ H
+    masks, starts = mask.reshape(-1, weight.shape[1]), start.reshape(-1, weight.shape[1])
+    solved = torch.empty_like(starts, dtype=H.dtype)
     largest = 0.0
-    for rows in torch.arange(len(weight), device=weight.device).split(max(1, _CHUNK // weight.shape[1])):
-        system = _Normal(H, weight[rows].to(H) @ H * mask[rows], mask[rows])
-        begun = start[rows].to(H) * mask[rows]
-        ended = system.descended(begun, tolerance, steps)
-        better = system.excess(ended) <= system.excess(begun)  # false where it is not a number
-        solved[rows] = torch.where(better[:, None], ended, begun)
-        largest = max(largest, system.relative(system.residual(solved[rows])).max().item())
-    return solved, largest
+    for rows in torch.arange(len(masks), device=weight.device).split(max(1, _CHUNK // weight.shape[1])):
+        kept = masks[rows].to(H)
+        system = _Normal(H, targets[rows % len(targets)] * kept, kept)
+        begun = starts[rows].to(H) * kept
+        before = system.residual(begun)
+        ended = system.descended(begun, before, tolerance, steps)
+        after = system.residual(ended)
+        better = (system.excess(ended, after) <= system.excess(begun, before))[:, None]  # false where it is no number
+        solved[rows] = torch.where(better, ended, begun)
+        largest = max(largest, system.relative(torch.where(better, after, before)).max().item())
+    return solved.view(mask.shape), largest
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,11 +244,11 @@ class _Normal:
 
     H: Tensor  # [inputs, inputs]
     targets: Tensor  # b, [outputs, inputs]
-    mask: Tensor  # K, [outputs, inputs]
+    kept: Tensor  # 1 in K and 0 elsewhere, [outputs, inputs]
 
     def residual(self, x: Tensor) -> Tensor:
         """b - H x at the kept weights."""
-        return self.targets - x @ self.H * self.mask
+        return self.targets - x @ self.H * self.kept
 
     def relative(self, residual: Tensor) -> Tensor:
         """Norm of a residual by that of b, [outputs]; zero where b is zero."""
@@ -239,35 +256,38 @@ class _Normal:
         norms = [(part.square() * scale).sum(dim=1) for part in (residual, self.targets)]
         return torch.where(norms[1] > 0, norms[0] / norms[1], 0.0).sqrt()
 
-    def excess(self, x: Tensor) -> Tensor:
-        """The output error that depends on x, x^T H x / 2 - b^T x, [outputs]."""
-        return -(x * (self.targets + self.residual(x))).sum(dim=1) / 2
+    def excess(self, x: Tensor, residual: Tensor) -> Tensor:
+        """The output error that depends on x, whose residual is given: x^T H x / 2 - b^T x, [outputs]."""
+        return -(x * (self.targets + residual)).sum(dim=1) / 2
 
-    def descended(self, start: Tensor, tolerance: float, steps: int) -> Tensor:
-        """The end of the conjugate gradients from a start."""
-        scale = self.H.diagonal().reciprocal()
+    def descended(self, start: Tensor, residual: Tensor, tolerance: float, steps: int) -> Tensor:
+        """The end of the conjugate gradients from a start, whose residual is given."""
+        # In units in which H has a diagonal of ones, which is what the preconditioner comes to.
+        units = self.H.diagonal().rsqrt()
+        H = units[:, None] * self.H * units
+        enough = tolerance**2 * (self.targets * units).square().sum(dim=1)
         solved = start.clone()
-        enough = tolerance**2 * (self.targets.square() * scale).sum(dim=1)
-        open_rows = torch.arange(len(start), device=start.device)
-        x, residual = start, self.residual(start)
-        step = residual * scale
-        squares = (residual * step).sum(dim=1)
+        rows = torch.arange(len(start), device=start.device)
+        x, residual, kept = start / units, residual * units, self.kept
+        step = residual
+        squares = residual.square().sum(dim=1)
+        least = torch.finfo(start.dtype).tiny  # what is divided by where there is nothing left to do
         for _ in range(steps):
-            unsolved = squares > enough[open_rows]
-            if not unsolved.all():
-                solved[open_rows] = x
-                x, residual, step, squares = x[unsolved], residual[unsolved], step[unsolved], squares[unsolved]
-                open_rows = open_rows[unsolved]
-                if not len(open_rows):
+            unsolved = squares > enough[rows]
+            left = int(unsolved.sum())
+            if left <= _WORTHWHILE * len(rows):
+                solved[rows] = x * units
+                if not left:
                     return solved
-            product = step @ self.H * self.mask[open_rows]
-            length = (squares / (step * product).sum(dim=1))[:, None]
-            x = x + length * step
-            residual = residual - length * product
-            conditioned = residual * scale
-            before, squares = squares, (residual * conditioned).sum(dim=1)
-            step = conditioned + (squares / before)[:, None] * step
-        solved[open_rows] = x
+                rows, squares = rows[unsolved], squares[unsolved]
+                x, residual, step, kept = x[unsolved], residual[unsolved], step[unsolved], kept[unsolved]
+            product = (step @ H).mul_(kept)
+            length = (squares / (step * product).sum(dim=1).clamp(min=least))[:, None]
+            x = x.addcmul_(length, step)
+            residual = residual.addcmul(length, product, value=-1)
+            before, squares = squares, residual.square().sum(dim=1)
+            step = residual.addcmul((squares / before.clamp(min=least))[:, None], step)
+        solved[rows] = x * units
         return solved
 
 
@@ -307,42 +327,46 @@ def obs_sweep(
     """
     U = curvature.inverse_factor
     scales = U.diagonal()
-    outputs, inputs = weight.shape
-    swept = weight.to(U).repeat(len(patterns), 1, 1)
-    kept = torch.ones(swept.shape, dtype=torch.bool, device=U.device) if masks is None else torch.stack(tuple(masks))
-    if taken is not None:
-        kept &= ~taken
+    inputs = weight.shape[1]
+    # [inputs, patterns, outputs] while it lasts, so that what one input changes lies together in memory.
+    swept = weight.to(U).T[:, None].repeat(1, len(patterns), 1)
+    free = None if taken is None else ~taken.T
+    if masks is None:
+        kept = torch.zeros(swept.shape, dtype=torch.bool, device=U.device)
+        kept[:, [index for index, pattern in enumerate(patterns) if pattern.is_dense]] = True
+    else:
+        kept = torch.stack(tuple(masks)).permute(2, 0, 1).contiguous()
+    if free is not None:
+        kept &= free[:, None]
+    flat = swept.flatten(1)
     # Columns up to `ahead` are always up to date, so that a group that begins in a panel can be judged as a whole.
     reach = max((pattern.m for pattern in patterns), default=1)
     for start in range(0, inputs, _PANEL):
         stop = min(start + _PANEL, inputs)
         ahead = min(stop + reach, inputs)
-        errors = swept.new_zeros(len(patterns), outputs, stop - start)
+        errors = flat.new_zeros(stop - start, flat.shape[1])
         for column in range(start, stop):
             if masks is None:
                 for index in _beginning(patterns, column):
                     group = slice(column, min(column + patterns[index].m, inputs))
-                    free = None if taken is None else ~taken[:, group]
-                    kept[index, :, group] = _largest(swept[index, :, group] / scales[group], patterns[index].n, free)
-            error = swept[:, :, column] / scales[column] * ~kept[:, :, column]
-            swept[:, :, column:ahead] -= error[..., None] * U[column, column:ahead]
-            errors[:, :, column - start] = error
-        swept[:, :, ahead:] -= errors @ U[start:stop, ahead:]
-    return swept * kept, kept
+                    judged = (swept[group, index] / scales[group, None]).abs_()
+                    if free is not None:
+                        judged.masked_fill_(~free[group], -1.0)
+                    largest = judged.topk(min(patterns[index].n, len(judged)), dim=0, sorted=False).indices
+                    kept[group, index].scatter_(0, largest, True)
+                    if free is not None:
+                        kept[group, index] &= free[group]
+            error = torch.div(flat[column], scales[column], out=errors[column - start])
+            error.masked_fill_(kept[column].flatten(), 0.0)
+            flat[column:ahead].addr_(U[column, column:ahead], error, alpha=-1)
+        flat[ahead:].addmm_(U[start:stop, ahead:].T, errors, alpha=-1)
+    kept = kept.permute(1, 2, 0).contiguous()
+    return swept.permute(1, 2, 0) * kept, kept
 
 
 def _beginning(patterns: Sequence[Pattern], column: int) -> Iterable[int]:
     """Indices of the sparse patterns that have a group beginning at a column."""
     return (i for i, pattern in enumerate(patterns) if not pattern.is_dense and column % pattern.m == 0)
-
-
-def _largest(values: Tensor, count: int, free: Tensor | None = None) -> Tensor:
-    """True at the largest magnitudes of each row, all of them if there are no more than ``count``; at free ones alone,
-    if it is said which are free."""
-    magnitudes = values.abs() if free is None else values.abs().masked_fill(~free, -1.0)
-    order = magnitudes.topk(min(count, values.shape[1]), dim=1).indices
-    largest = torch.zeros_like(values, dtype=torch.bool).scatter_(1, order, True)
-    return largest if free is None else largest & free
 
 
 def row_errors(weight: Tensor, treated: Tensor, moments: Tensor) -> Tensor:

@@ -29,12 +29,13 @@ from flexcim.pattern import Pattern
 from flow.blocks import find_blocks
 from flow.budgets import SparsityBudget, pose
 from flow.checkpoint import load_checkpoint
-from flow.choosing import Evidence, rivals_of, search, set_up
+from flow.choosing import Evidence, measure_costs, rivals_of, search, set_up, undominated
 from flow.options import DEFAULT_SAMPLES, GUARD_SAMPLES, Method
 from flow.quiet import quiet
 from flow.refinement import sequence_loss
 from flow.selectors import Assignment, Problem, units_of
 from flow.stream import BlockStream
+from flow.streamed import searched
 from flow.text import draw_samples, read_text, set_apart, tokenize
 from flow.treatment import Treatment, default_treatment, prune_block
 
@@ -66,26 +67,29 @@ class Experiment:
         heldout = tokenize(read_text(text / "heldout.txt"), checkpoint.tokenizer)
         self.heldout = heldout[: len(heldout) // LENGTH * LENGTH].view(-1, LENGTH)[::stride]
         treatment = default_treatment(Method.FLOW)
+        units = tuple((layer,) for layer in self.layers)
         self.evidence = Evidence(
             model=self.model,
-            units=tuple((layer,) for layer in self.layers),
-            dense=BlockStream(self.model, self.blocks, self.samples, moments=True).dense,
+            units=units,
+            dense=BlockStream(self.model, self.blocks, searched(self.samples, units), moments=True).dense,
             treatment=treatment,
             samples=self.samples,
             guard=draw_samples(apart, GUARD_SAMPLES, LENGTH, seed),
             seed=seed,
         )
         self.loss_dense = sequence_loss(self.model, self.heldout)
-        # 1:2 and 1:4 are left out as every mask of theirs is one of 4:8 or 2:8; 2:4 stays as the paper's candidate.
-        self.patterns = tuple(p for p in MENUS["wide"] if str(p) not in ("1:2", "1:4"))
+        self.patterns = self.narrow(0.5, MENUS["wide"]).patterns  # those of the other menu are among them
         self.bench = set_up(self.patterns, self.evidence)
-        self.around = self.bench.around_dense(seed)
         self._added: dict[tuple[Any, ...], tuple[float, float]] = {}
 
     def problem(self, sparsity: float, menu: Sequence[Pattern], *, by_block: bool = False) -> Problem:
         blocks = [(block.name, [(layer.name, layer.shape) for layer in block.layers]) for block in self.blocks]
-        patterns = [pattern for pattern in self.patterns if pattern in menu]
-        return pose(units_of(blocks, by_block=by_block), patterns, SparsityBudget(sparsity))
+        return pose(units_of(blocks, by_block=by_block), menu, SparsityBudget(sparsity))
+
+    def narrow(self, sparsity: float, menu: Sequence[Pattern]) -> Problem:
+        """The problem without what the search leaves out."""
+        problem = self.problem(sparsity, menu)
+        return problem.restricted(undominated(problem))
 
     def paper(self, sparsity: float) -> Assignment:
         """The paper's choice by blocks, one pattern for each layer."""
@@ -108,12 +112,13 @@ class Experiment:
         self.bench.restore()
         return rivals_of(self.problem(sparsity, menu), self.evidence)
 
-    def flow(self, sparsity: float, menu: Sequence[Pattern], rivals: Sequence[Assignment]) -> tuple[Assignment, Any]:
-        problem = self.problem(sparsity, menu)
-        columns = [self.patterns.index(pattern) for pattern in problem.patterns]
+    def flow(self, sparsity: float, menu: Sequence[Pattern]) -> tuple[Assignment, Any]:
+        """What `flow.choosing.choose` does, with layers that were pruned under each pattern before."""
+        problem = self.narrow(sparsity, menu)
         self.bench.restore()
-        bench = self.bench.restricted(columns)
-        found = search(problem, bench, self.around.restricted(columns), self.evidence, rivals)
+        bench = self.bench.restricted([self.patterns.index(pattern) for pattern in problem.patterns])
+        costs = measure_costs(bench, problem.patterns, self.evidence)
+        found = search(problem, bench, costs, self.evidence, self.rivals(sparsity, menu))
         self.bench.restore()
         return found.assignment, found.trials
 
@@ -142,13 +147,13 @@ class Experiment:
         rivals = self.rivals(sparsity, menu)
         paper = self.paper(sparsity)
         start = time.perf_counter()
-        flow, trials = self.flow(sparsity, menu, [*rivals, paper])
+        flow, trials = self.flow(sparsity, menu)
         seconds = time.perf_counter() - start
         entries = [("flow", flow, same), ("paper", paper, same)]
         reached = math.floor((1 - paper.used / sum(weight.numel() for weight in self.dense.values())) * 1000) / 1000
         if reached > sparsity + TOLERANCE:
             # The published objective by itself may prefer more sparsity than was asked for.
-            again, _ = self.flow(reached, menu, [*self.rivals(reached, menu), paper])
+            again, _ = self.flow(reached, menu)
             entries.append((AS_SPARSE, again, same))
         entries += [("uniform", rival, same) for rival in rivals if rival.method == "uniform"]
         entries.append(("paper published", paper, published))
@@ -197,29 +202,48 @@ def ratio(entry: dict[str, Any], other: str) -> float:
     return float(entry["flow" if other == "uniform" else AS_SPARSE] / entry[other])
 
 
+OTHERS = ("uniform", "paper", "paper published")
+
+
+def mean(ratios: Sequence[float]) -> float:
+    """Geometric mean."""
+    return math.exp(sum(map(math.log, ratios)) / len(ratios))
+
+
+def spread(values: Sequence[float]) -> str:
+    """The least and the largest, if there are several."""
+    return f" ({min(values):.2f}-{max(values):.2f})" if len(values) > 1 else ""
+
+
 def show(rows: Sequence[dict[str, Any]]) -> None:
-    """Print each case, and the geometric means by menu."""
-    table = Table("model", "menu", "sparsity", "seed", title="added loss, nats per token")
-    for heading in ("flow", "paper", "uniform", "published", "/paper", "/uniform", "/published"):
+    """Print each case with its mean and spread over the draws, and the geometric means of each menu."""
+    table = Table(
+        "model", "menu", "sparsity", title="loss that FLOW adds, nats per token, and its ratios to others (least-most)"
+    )
+    for heading in ("flow", *(f"/{other}" for other in OTHERS)):
         table.add_column(heading, justify="right")
     found = ratios(rows)
-    others = ("paper", "uniform", "paper published")
-    for entry in found:
-        model, menu, sparsity, seed = entry["case"]
-        cells = [f"{entry[method]:.4f}" for method in ("flow", *others)]
-        cells += [f"{ratio(entry, other):.3f}" for other in others]
-        table.add_row(model, menu, f"{sparsity:.0%}", str(seed), *cells)
+    cases = sorted({entry["case"][:3] for entry in found}, key=lambda case: (case[1], case[0], case[2]))
+    for case in cases:
+        draws = [entry for entry in found if entry["case"][:3] == case]
+        added = [entry["flow"] for entry in draws]
+        cells = [f"{sum(added) / len(added):.3f} ({min(added):.3f}-{max(added):.3f})"]
+        for other in OTHERS:
+            of_other = [ratio(entry, other) for entry in draws]
+            cells.append(f"{mean(of_other):.2f}{spread(of_other)}")
+        table.add_row(case[0], case[1], f"{case[2]:.0%}", *cells)
     console = Console(width=140)
     console.print(table)
     for menu in MENUS:
         of_menu = [entry for entry in found if entry["case"][1] == menu]
-        if of_menu:
-            means = [
-                math.exp(sum(math.log(ratio(entry, other)) for entry in of_menu) / len(of_menu)) for other in others
-            ]
-            worst = max(ratio(entry, other) for entry in of_menu for other in others[:2])
-            named = ", ".join(f"{mean:.3f}x {other}" for mean, other in zip(means, others, strict=True))
-            console.print(f"{menu}: geometric mean {named}; at worst {worst:.3f}x of paper or uniform")
+        seeds = sorted({entry["case"][3] for entry in of_menu})
+        for other in OTHERS if of_menu else ():
+            by_seed = [mean([ratio(entry, other) for entry in of_menu if entry["case"][3] == seed]) for seed in seeds]
+            worst = max(ratio(entry, other) for entry in of_menu)
+            console.print(
+                f"{menu}: geometric mean {mean(by_seed):.3f}x of {other}, over {len(seeds)} draws"
+                f" {min(by_seed):.3f} to {max(by_seed):.3f}; at worst {worst:.3f}x"
+            )
 
 
 def main(

@@ -36,7 +36,7 @@ def evidence():
         treatment=Treatment(Score.OBS, Update.LSQ),
         samples=SAMPLES,
         guard=GUARD,
-        rounds=1,
+        steps=1,
     )
 
 
@@ -60,7 +60,7 @@ def test_flow_takes_what_diverges_least_and_leaves_the_model_dense(evidence):
     found = choose(Method.FLOW, problem_of(evidence, 0.55), evidence)
     assert all(torch.equal(tensor, before[name]) for name, tensor in evidence.model.state_dict().items())
     assert found.assignment.method == min(found.trials, key=found.trials.__getitem__)
-    assert {"knapsack", "interactions", "refined 1, 50% of the way"} <= set(found.trials)
+    assert {"knapsack", "refined 1"} <= set(found.trials)
     assert sum(name.startswith(("uniform", "paper")) for name in found.trials) >= 2
     # What is said to have been measured can be measured again.
     treated = {
@@ -70,7 +70,7 @@ def test_flow_takes_what_diverges_least_and_leaves_the_model_dense(evidence):
         for index, (layer,) in enumerate(evidence.units)
     }
     reference = Reference.of(evidence.model, GUARD)
-    bench = Bench(evidence.model, evidence.units, treated, reference, reference)
+    bench = Bench(evidence.model, evidence.units, treated, reference)
     measured = bench.divergence(np.zeros(len(evidence.units), dtype=np.int64))
     assert measured == pytest.approx(min(found.trials.values()), rel=1e-3)
 
@@ -81,7 +81,7 @@ def test_the_same_seed_chooses_the_same(evidence):
     assert first.assignment == again.assignment
     assert first.trials == again.trials
     other = choose(Method.FLOW, problem, replace(evidence, seed=5))
-    assert other.trials.keys() == first.trials.keys()
+    assert set(other.trials) - {"refined 1"} == set(first.trials) - {"refined 1"}
 
 
 def test_patterns_that_others_contain_are_not_measured():
@@ -101,11 +101,11 @@ def test_blocks_have_a_pattern_each_if_asked_for():
     evidence = Evidence(
         model=model,
         units=tuple(block.layers for block in blocks),
-        dense=BlockStream(model, blocks, SAMPLES).dense,
+        dense=BlockStream(model, blocks, SAMPLES, moments=True).dense,
         treatment=Treatment(Score.WANDA, Update.NONE),
         samples=SAMPLES,
         guard=GUARD,
-        rounds=1,
+        steps=1,
     )
     problem = pose(units_of(named, by_block=True), PRESETS["flexcim"].patterns, SparsityBudget(0.6))
     assert len(choose(Method.FLOW, problem, evidence).assignment.patterns) == 3

@@ -1,4 +1,4 @@
-"""Costs of changes against gradients of each sequence by itself, and the real rise of the loss."""
+"""Costs of changes against gradients of each token by itself, and the real rise of the loss."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from torch.nn.functional import cross_entropy
 
 from flow import costs
 from flow.blocks import find_blocks
-from flow.costs import LossModel, directional_derivatives, loss_model, sequences_of, shrunk_moments
+from flow.costs import LossModel, layer_curvature, loss_model, mean_gradients, sensitivities
 from flow.divergence import Reference
+from flow.statistics import InputStatistics
+from flow.stream import BlockStream
 from tests.tiny_models import tiny_llama, tiny_mamba2
 
 SAMPLES = torch.randint(256, (6, 20), generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(params=[tiny_llama, tiny_mamba2], ids=["llama", "mamba2"])
-def model(request):
+def model(request, monkeypatch):
+    monkeypatch.setattr(costs, "BATCH_TOKENS", 40)
     return request.param()
 
 
@@ -30,101 +33,117 @@ def layers_of(model):
     return [layer for block in find_blocks(model) for layer in block.layers]
 
 
-def certain_of(samples: torch.Tensor) -> Reference:
-    """Predictions that give each next token of the text all of the probability: the divergence is the text's loss."""
-    return Reference(samples, samples[:, 1:, None].int(), torch.zeros(len(samples), samples.shape[1] - 1, 1))
+def measured(model, layers, changes, samples=SAMPLES, seed: int = 0):
+    """Sensitivities along the first change of each layer, and the predicted tokens."""
+    return sensitivities(model, layers, {name: change[0] for name, change in changes.items()}, samples, seed)
 
 
-def test_derivatives_are_the_gradients_of_each_sequence_along_each_change(model, monkeypatch):
-    monkeypatch.setattr(costs, "BATCH_TOKENS", 40)
-    monkeypatch.setattr(costs, "COST_LENGTH", 10)
+def test_sensitivities_are_sums_over_the_gradients_of_each_token(model, monkeypatch):
+    drawn = []
+    draw = costs.label_drawer(0)
+
+    def noting(logits):
+        drawn.append(draw(logits))
+        return drawn[-1]
+
+    monkeypatch.setattr(costs, "label_drawer", lambda seed: noting)
     layers = layers_of(model)
     changes = changes_of(layers)
-    along, tokens = directional_derivatives(model, layers, changes, SAMPLES, certain_of(sequences_of(SAMPLES)))
-    assert (tuple(along.shape), tokens) == ((12, len(layers), 3), 9)
-    for index, sequence in enumerate(SAMPLES.reshape(12, 10)):
-        logits = model(input_ids=sequence[None], use_cache=False).logits[0, :-1]
-        model.zero_grad()
-        cross_entropy(logits, sequence[1:], reduction="sum").backward()
-        for place, layer in enumerate(layers):
-            expected = (changes[layer.name] * layer.module.weight.grad).sum(dim=(1, 2))
-            assert torch.allclose(along[index, place].float(), expected, rtol=1e-3, atol=1e-5)
+    felt, tokens = measured(model, layers, changes)
+    assert tokens == 6 * 19
+    inputs, outputs = {}, {}
+    for layer in layers:
+        layer.watch(lambda seen, name=layer.name: inputs.update({name: seen.detach()}))
+        layer.watch_outputs(lambda seen, name=layer.name: (seen.retain_grad(), outputs.update({name: seen})))
+    logits = model(input_ids=SAMPLES, use_cache=False).logits[:, :-1]
+    cross_entropy(logits.flatten(0, 1), torch.cat(drawn).flatten(), reduction="sum").backward()
+    for layer in layers:
+        gradient = outputs[layer.name].grad
+        assert torch.allclose(felt[layer.name].squares, gradient.square().sum(dim=(0, 1)), rtol=1e-3, atol=1e-7)
+        along = ((inputs[layer.name] @ changes[layer.name][0].T) * gradient).sum(dim=-1).square().sum().item()
+        assert felt[layer.name].along == pytest.approx(along, rel=1e-3)
+
+
+def test_mean_gradients_are_those_of_the_divergence(model):
+    layers = layers_of(model)
+    generator = torch.Generator().manual_seed(2)
+    wanted = torch.randn(len(SAMPLES), SAMPLES.shape[1] - 1, 256, generator=generator).log_softmax(dim=-1)
+    reference = Reference(SAMPLES, torch.arange(256, dtype=torch.int32).expand_as(wanted), wanted)
+    found = mean_gradients(model, layers, reference)
+    logits = model(input_ids=SAMPLES, use_cache=False).logits[:, :-1]
+    cross_entropy(logits.flatten(0, 1), wanted.exp().flatten(0, 1)).backward()
+    for layer in layers:
+        assert torch.allclose(found[layer.name], layer.module.weight.grad, rtol=1e-3, atol=1e-6)
 
 
 def test_nothing_stays_on_the_model(model):
     layers = layers_of(model)
-    loss_model(model, [[layer] for layer in layers], changes_of(layers), SAMPLES, seed=0)
+    measured(model, layers, changes_of(layers))
+    mean_gradients(model, layers, Reference.of(model, SAMPLES))
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-def test_the_slope_is_the_gradient_of_the_mean_divergence(model):
-    layers = layers_of(model)
-    changes = changes_of(layers)
-    generator = torch.Generator().manual_seed(2)
-    wanted = torch.randn(len(SAMPLES), SAMPLES.shape[1] - 1, 256, generator=generator).log_softmax(dim=-1)
-    reference = Reference(SAMPLES, torch.arange(256, dtype=torch.int32).expand_as(wanted), wanted)
-    found = loss_model(model, [[layer] for layer in layers], changes, SAMPLES, 0, reference)
-    logits = model(input_ids=SAMPLES, use_cache=False).logits[:, :-1]
-    cross_entropy(logits.flatten(0, 1), wanted.exp().flatten(0, 1)).backward()
-    for place, layer in enumerate(layers):
-        expected = (changes[layer.name] * layer.module.weight.grad).sum(dim=(1, 2))
-        assert np.allclose(found.slope[place], expected.numpy(), rtol=1e-3, atol=1e-6)
-
-
-def test_units_of_several_layers_change_together(model):
-    layers = layers_of(model)
-    changes = changes_of(layers)
-    reference = certain_of(SAMPLES)
-    single = loss_model(model, [[layer] for layer in layers], changes, SAMPLES, 0, reference)
-    pairs = loss_model(model, [layers[:2], layers[2:]], changes, SAMPLES, 0, reference)
-    assert np.allclose(pairs.slope[0], single.slope[:2].sum(axis=0))
-    along, tokens = directional_derivatives(model, layers, changes, SAMPLES, 0)
-    both = along[:, :2].sum(dim=1).square().mean(dim=0) / (2 * tokens)
-    assert np.allclose(pairs.curvature[0, [0, 1, 2], 0, [0, 1, 2]], both)
-    assert pairs.rise(np.array([1, 1])) == pytest.approx(
-        pairs.costs[:, 1].sum() + 2 * pairs.curvature[0, 1, 1, 1], rel=1e-6
-    )
-
-
-def test_what_units_have_in_common_by_chance_is_taken_away():
+def test_curvature_is_the_formula_output_by_output():
     generator = torch.Generator().manual_seed(0)
-    alone = torch.randn(300, 20, 3, generator=generator, dtype=torch.float64)
-    together = torch.randn(300, 1, 1, generator=generator, dtype=torch.float64)
-    for drawn, bound in ((alone, 0.004), (alone + together, 0.11)):
-        truth = torch.zeros(20, 3, 20, 3, dtype=torch.float64) + (0 if drawn is alone else 1)
-        raw = torch.einsum("sup,svq->upvq", drawn, drawn) / 300
-        found = shrunk_moments(drawn)
-        units = torch.arange(20)
-        assert torch.equal(found[units, :, units], raw[units, :, units])
-        others = ~torch.eye(20, dtype=torch.bool)[:, None, :, None].expand_as(raw)
-        error, before = ((each - truth)[others].square().mean() for each in (found, raw))
-        assert error < before
-        assert error < bound
-    # With nothing but chance, next to nothing is left.
-    assert shrunk_moments(alone)[0, 0, 1:].abs().mean() < 0.2 * alone.flatten(1).T.cov()[0, 3:].abs().mean()
+    inputs = torch.randn(50, 7, generator=generator)
+    gradients = torch.randn(50, 4, generator=generator)
+    changes = torch.randn(3, 4, 7, generator=generator)
+    seen = InputStatistics(7, with_moments=True)
+    seen.add(inputs)
+    felt = costs.Sensitivity.of(changes[1])
+    for part in (slice(0, 20), slice(20, 50)):
+        felt.add(inputs[part], gradients[part])
+    found = layer_curvature(changes, seen, felt, 40)
+    moments = (inputs.T @ inputs / 50).numpy()
+    squares = gradients.square().sum(dim=0).numpy()
+    plain = np.array([[np.diag(a @ moments @ b.T) @ squares / 80 for b in changes.numpy()] for a in changes.numpy()])
+    assert np.allclose(found / found[1, 1], plain / plain[1, 1], rtol=1e-4)
+    # The level is that of the probe, token by token.
+    along = sum(float(g @ changes[1] @ x) ** 2 for g, x in zip(gradients, inputs, strict=True))
+    assert found[1, 1] == pytest.approx(along / 80, rel=1e-4)
+    assert np.array_equal(found, found.T)
+
+
+def test_a_layer_that_no_token_reaches_costs_nothing():
+    unseen = InputStatistics(7, with_moments=True)
+    felt = costs.Sensitivity.of(torch.ones(4, 7))
+    assert not layer_curvature(torch.ones(2, 4, 7), unseen, felt, 10).any()
+
+
+def test_layers_of_a_unit_add_up(model):
+    layers = layers_of(model)
+    dense = BlockStream(model, find_blocks(model), SAMPLES, moments=True).dense
+    changes = changes_of(layers)
+    felt, tokens = measured(model, layers, changes)
+    treated = {layer.name: layer.weight + changes[layer.name] for layer in layers}
+    single = loss_model([[layer] for layer in layers], treated, dense, felt, tokens)
+    pairs = loss_model([layers[:2], layers[2:]], treated, dense, felt, tokens)
+    assert single.costs.shape == (len(layers), 3)
+    assert (single.costs > 0).all()
+    assert np.allclose(pairs.costs[0], single.costs[:2].sum(axis=0))
 
 
 def test_labels_that_the_model_draws_depend_on_the_seed_only(model):
     layers = layers_of(model)
-    units, changes = [[layer] for layer in layers], changes_of(layers)
-    first, again, other = (loss_model(model, units, changes, SAMPLES, seed) for seed in (3, 3, 4))
-    assert np.array_equal(first.costs, again.costs)
-    assert not np.array_equal(first.costs, other.costs)
-    assert not first.slope.any()
-    assert (first.costs > 0).all()
+    changes = changes_of(layers)
+    first, again, other = (measured(model, layers, changes, seed=seed)[0] for seed in (3, 3, 4))
+    name = layers[0].name
+    assert first[name].along == again[name].along != other[name].along
 
 
 def test_the_costs_foresee_the_divergence_from_the_model():
-    """The Fisher information along a change is the divergence's second derivative; many labels make it exact."""
+    """In the last layer before the head tokens do not mix any more: what is assumed of them holds."""
     torch.manual_seed(0)
     model = tiny_llama()
     model.lm_head.weight.data.mul_(20)  # predictions that are not all alike
-    layer = layers_of(model)[1]
+    layer = layers_of(model)[-1]
     change = 0.02 * torch.randn(1, *layer.shape)
     sequences = SAMPLES[:, :8].repeat(200, 1)
-    found = loss_model(model, [[layer]], {layer.name: change}, sequences, seed=0).costs[0, 0]
+    dense = BlockStream(model, find_blocks(model), sequences, moments=True).dense
+    felt, tokens = measured(model, [layer], {layer.name: change}, sequences)
+    found = layer_curvature(change, dense[layer.name], felt[layer.name], tokens)[0, 0]
     with torch.no_grad():
         before = model(input_ids=SAMPLES[:, :8]).logits[:, :-1].log_softmax(dim=-1)
         layer.weight.add_(change[0])
@@ -133,8 +152,13 @@ def test_the_costs_foresee_the_divergence_from_the_model():
     assert found == pytest.approx(divergence, rel=0.2)
 
 
-def test_parts_of_a_loss_model():
+def test_the_loss_around_a_pruned_model():
     rng = np.random.default_rng(0)
-    whole = LossModel(rng.random((2, 3)), rng.random((2, 3, 2, 3)))
-    some = whole.restricted([2, 0])
-    assert some.rise(np.array([0, 1])) == pytest.approx(whole.rise(np.array([2, 0])))
+    along = rng.normal(size=(2, 5, 3))
+    loss = LossModel(np.einsum("usp,usq->upq", along, along))
+    slope = rng.normal(size=(2, 3))
+    columns = np.array([2, 0])
+    rise = loss.around(columns, slope, 3.0)
+    for unit, column in enumerate(columns):
+        apart = ((along[unit] - along[unit][:, [column]]) ** 2).sum(axis=0)
+        assert np.allclose(rise[unit], slope[unit] - slope[unit, column] + 3 * apart)

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from flow import statistics as statistics_module
 from flow import stream as stream_module
-from flow.blocks import find_blocks
+from flow.blocks import LinearLayer, find_blocks
 from flow.checkpoint import load_checkpoint
 from flow.quiet import quiet
-from flow.statistics import InputStatistics, observe
+from flow.statistics import InputStatistics, observe, product_sums
 from flow.stream import BlockStream, CalibrationError
 from tests.model_families import tiny_family
 from tests.tiny_models import save_tiny, tiny_llama, tiny_mamba2
@@ -85,6 +86,45 @@ def test_statistics_add_up():
     seen.add(torch.tensor([[0.0, 1.0]]))
     assert seen.norms.tolist() == [5.0, pytest.approx(50**0.5)]
     assert seen.tokens == 3
+
+
+@pytest.mark.parametrize("inputs", [1, 3, 7, 40])
+def test_second_moments_are_the_sums_of_products(inputs):
+    activations = torch.randn(2, 9, inputs, generator=torch.Generator().manual_seed(0))
+    flat = activations.flatten(0, 1)
+    assert torch.allclose(product_sums(activations), flat.T @ flat, atol=1e-5)
+    seen = InputStatistics(inputs, with_moments=True)
+    seen.add(activations)
+    seen.add(activations[:0])
+    assert torch.allclose(seen.moments, flat.T @ flat / 18, atol=1e-6)
+
+
+def test_what_several_layers_get_is_multiplied_once(model, monkeypatch):
+    taken = []
+
+    def noting(inputs):
+        taken.append(inputs)
+        return product_sums(inputs)
+
+    monkeypatch.setattr(statistics_module, "product_sums", noting)
+    layers = find_blocks(model)[0].layers
+    with observe(layers, moments=True) as seen, torch.no_grad():
+        model(input_ids=SAMPLES)
+    # The query, key and value projections share their inputs, and so do gate and up; Mamba's layers share none.
+    assert len(taken) == (4 if len(layers) == 7 else len(layers))
+    for layer in layers:
+        inputs = inputs_of(model, layer).flatten(0, -2)
+        assert torch.allclose(seen[layer.name].moments, inputs.T @ inputs / len(inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_changed_in_place_is_multiplied_again():
+    layer = torch.nn.Linear(4, 3)
+    both = [LinearLayer(str(index), module) for index, module in enumerate((layer, torch.nn.Linear(4, 3)))]
+    inputs = torch.ones(5, 4)
+    with observe(both, moments=True) as seen, torch.no_grad():
+        layer(inputs)
+        both[1].module(inputs.mul_(2))
+    assert torch.equal(seen["1"].moments, 4 * seen["0"].moments)
 
 
 def test_a_layer_that_no_token_reaches_is_named():

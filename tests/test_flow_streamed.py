@@ -13,13 +13,12 @@ from flow import choosing
 from flow.blocks import find_blocks
 from flow.budgets import SparsityBudget, pose
 from flow.checkpoint import load_checkpoint
-from flow.choosing import Evidence, choose, fits_in_memory, set_up
-from flow.costs import directional_derivatives
+from flow.choosing import Evidence, choose, fits_in_memory, measure_costs, set_up
 from flow.options import Method, Score, Search, Update
 from flow.quiet import quiet
 from flow.selectors import units_of
 from flow.stream import BlockStream
-from flow.streamed import StreamedBench, bench_bytes
+from flow.streamed import StreamedBench, bench_bytes, searched
 from flow.treatment import Treatment
 from tests.model_families import tiny_family
 from tests.tiny_models import save_tiny, tiny_llama, tiny_mamba2
@@ -41,15 +40,16 @@ MODELS = {"llama": tiny_llama, "mamba2": tiny_mamba2, "mixtral": mixtral}
 
 
 def evidence_of(model, blocks, *, moments: bool = True) -> Evidence:
+    units = tuple((layer,) for block in blocks for layer in block.layers)
     return Evidence(
         model=model,
-        units=tuple((layer,) for block in blocks for layer in block.layers),
-        dense=BlockStream(model, blocks, SAMPLES, moments=moments).dense,
+        units=units,
+        dense=BlockStream(model, blocks, searched(SAMPLES, units), moments=moments).dense,
         treatment=Treatment(Score.OBS, Update.LSQ),
         samples=SAMPLES,
         guard=GUARD,
         blocks=blocks,
-        rounds=0,
+        steps=0,
     )
 
 
@@ -80,11 +80,11 @@ def test_both_ways_measure_the_same(evidence):
     before = {name: tensor.clone() for name, tensor in evidence.model.state_dict().items()}
     bench = set_up(PATTERNS, evidence)
     layers = [layer for unit in evidence.units for layer in unit]
-    changes = {layer.name: bench.treated[layer.name] - layer.weight for layer in layers}
-    expected, tokens = directional_derivatives(evidence.model, layers, changes, SAMPLES, 3)
-    found, predicted = streamed(evidence).derivatives(seed=3)
-    assert predicted == tokens == 127
-    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+    evidence = replace(evidence, seed=3)
+    expected = measure_costs(bench, PATTERNS, evidence).curvature
+    found = streamed(evidence).loss_model(seed=3).curvature
+    assert expected.max() > 0
+    assert np.allclose(found, expected, rtol=1e-3, atol=1e-4 * expected.max())
 
     columns = np.random.default_rng(0).integers(len(PATTERNS), size=(2, len(layers)))
     far = streamed(evidence).divergences({"first": columns[0], "second": columns[1]})
@@ -124,9 +124,9 @@ def test_what_does_not_fit_is_chosen_from_disk_and_chosen_alike(tmp_path, monkey
     assert found.trials.keys() == expected.trials.keys()
     assert found.trials == {name: pytest.approx(nats, rel=1e-5) for name, nats in expected.trials.items()}
     assert found.assignment.patterns == expected.assignment.patterns
-    assert set(noted) == {"derivatives", "trials"}
+    assert set(noted) == {"curvature", "trials"}
     monkeypatch.setattr(StreamedBench, "divergences", lambda *arguments: pytest.fail("measured twice"))
-    monkeypatch.setattr(StreamedBench, "derivatives", lambda *arguments: pytest.fail("measured twice"))
+    monkeypatch.setattr(StreamedBench, "loss_model", lambda *arguments: pytest.fail("measured twice"))
     assert choose(Method.FLOW, problem, evidence) == found
 
 
@@ -135,6 +135,14 @@ def test_what_a_bench_takes():
     evidence = evidence_of(model, find_blocks(model))
     weights = sum(layer.weight.numel() for (layer,) in evidence.units)
     squares = sum(layer.shape[1] ** 2 for (layer,) in evidence.units)
-    assert bench_bytes(evidence.units, 5, moments=False) == 4 * 7 * weights
-    assert bench_bytes(evidence.units, 5, moments=True) == 4 * (7 * weights + squares)
-    assert fits_in_memory(problem_of(evidence), evidence.units, evidence.treatment)
+    assert bench_bytes(evidence.units, 5) == 4 * (7 * weights + squares)
+    assert fits_in_memory(problem_of(evidence), evidence.units)
+
+
+def test_samples_that_are_enough_grow_with_the_widest_layer():
+    units = tuple((layer,) for block in find_blocks(tiny_llama()) for layer in block.layers)
+    widest = max(layer.shape[1] for (layer,) in units)
+    samples = torch.zeros(100, 32, dtype=torch.int64)
+    enough = searched(samples, units)
+    assert 8 * widest <= enough.numel() < 8 * widest + 32
+    assert len(searched(samples[:3], units)) == 3
