@@ -139,7 +139,7 @@ def test_a_failure_is_told_and_gives_exit_code_1(tmp_path, capsys):
 
 @pytest.mark.parametrize(("option", "wanted"), [([], False), (["--full-coverage"], True)])
 def test_full_coverage_is_played_for_those_who_ask(option, wanted, tmp_path, monkeypatch):
-    asked = []
+    asked: list[bool] = []
 
     @contextmanager
     def workers(count, done):
