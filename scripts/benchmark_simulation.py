@@ -161,7 +161,7 @@ class Benches:
 
     def cocotb(self, folder: Path) -> Timing:
         """In cocotb's simulator, whose bench compares the results itself."""
-        (outcome,) = run_tests(self._cocotb, self._config, COCOTB_MODULE, folder, seed=0)
+        (outcome,) = run_tests(self._cocotb, self._config, (COCOTB_MODULE,), folder, seed=0)
         if not outcome.passed:
             raise SystemExit(f"the cocotb bench failed: {outcome.message}")
         return Timing(**json.loads((folder / "timing.json").read_text()))
