@@ -33,6 +33,7 @@ from flexcim.compiler.layer import compile_layer
 from flexcim.pattern import Pattern
 from flexcim.tiling import pack_layer
 from hw.accelerator_verilog import generate_accelerator
+from sim.bench.coverage_accelerator import probes
 from sim.bench.library import build_library, build_with
 from sim.bench.runner import run_tests
 from sim.bench.simulators import build
@@ -136,7 +137,7 @@ class Benches:
         verilog = generate_accelerator(config)
         self._main = build_with(verilog, {"main.cpp": MAIN.read_text(encoding="utf-8")}, "bare")
         self._library = build_library(verilog)
-        self._cocotb = build(verilog, "verilator")
+        self._cocotb = build(verilog, "verilator", probes=probes(verilog.top))
 
     def turn(self, job: Job, folder: Path) -> dict[str, Timing]:
         """Let each carry a job out, whose files are in a folder; SystemExit if a result is wrong."""
