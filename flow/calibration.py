@@ -10,7 +10,7 @@ from flexcim.errors import FlexCiMError
 from flow.checkpoint import Checkpoint
 from flow.images import draw_images, read_images
 from flow.options import DEFAULT_LENGTH, GUARD_SAMPLES, Method
-from flow.request import PruneRequest, Setting
+from flow.request import PruneRequest
 from flow.text import draw_samples, read_text, set_apart, tokenize
 
 __all__ = ["Calibration", "PruneError", "calibrate", "check_abilities", "tokens_of", "window_of"]
@@ -50,7 +50,7 @@ def calibrate(request: PruneRequest, checkpoint: Checkpoint) -> Calibration:
     FlexCiMError
         If the text or the images cannot be read, or do not fit the model.
     """
-    length = window_of(request, checkpoint)
+    length = window_of(request.length, checkpoint)
     if checkpoint.tokenizer is None:
         images = read_images(request.calibration)
         _check_images(checkpoint, images)
@@ -69,7 +69,7 @@ def calibrate(request: PruneRequest, checkpoint: Checkpoint) -> Calibration:
     return Calibration(length, samples, guard, tokens)
 
 
-def window_of(setting: Setting, checkpoint: Checkpoint) -> int:
+def window_of(length: int | None, checkpoint: Checkpoint) -> int:
     """Tokens of a window: those asked for, which must fit the model's context, or as many as fit.
 
     Raises
@@ -77,7 +77,7 @@ def window_of(setting: Setting, checkpoint: Checkpoint) -> int:
     PruneError
         If they do not fit.
     """
-    length, context = setting.length, checkpoint.context
+    context = checkpoint.context
     if length is None:
         return DEFAULT_LENGTH if context is None else min(DEFAULT_LENGTH, context)
     if context is not None and length > context:

@@ -284,7 +284,7 @@ class _Judge:
         checkpoint = load_checkpoint(request.model)
         if not checkpoint.model.can_generate():
             raise ComparisonError(f"{checkpoint.name} does not predict the next token, so there is no loss to compare")
-        length = window_of(request, checkpoint)
+        length = window_of(request.length, checkpoint)
         return cls(checkpoint, tokens_of(text, checkpoint), len(text.encode()), length, request.stride, questions)
 
     def measure(self, model: PreTrainedModel) -> Evaluation:

@@ -7,11 +7,10 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import groupby
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from flexcim import files
 from flexcim.errors import FlexCiMError
@@ -19,6 +18,7 @@ from flexcim.packed import PackedLayer, PackedModel, write_packed
 from flexcim.tiling import pack_layer
 from flow.evaluation import Evaluation
 from flow.journal import Journal
+from flow.packing import PackedOnDemand
 from flow.plan import plan_document
 from flow.recovery import RECOVERY_RATE, ends
 from flow.result import PrunedLayer, PruneResult
@@ -57,31 +57,7 @@ def pack_one(layer: PrunedLayer) -> PackedLayer:
 def pack(result: PruneResult) -> PackedModel:
     """All layers as they are loaded into the macro; each is packed when it is asked for."""
     metadata = {"model": result.checkpoint.name, "sparsity": result.sparsity}
-    return PackedModel(result.config, metadata, _PackedLayers(result.layers))
-
-
-class _PackedLayers(Sequence[PackedLayer]):
-    """Layers that are packed one after the other, so that only one block's weights need be in memory."""
-
-    def __init__(self, layers: Sequence[PrunedLayer]) -> None:
-        self._layers = layers
-
-    def __len__(self) -> int:
-        return len(self._layers)
-
-    @overload
-    def __getitem__(self, index: int) -> PackedLayer: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[PackedLayer]: ...
-    def __getitem__(self, index: int | slice) -> PackedLayer | Sequence[PackedLayer]:
-        if isinstance(index, slice):
-            return _PackedLayers(self._layers[index])
-        return pack_one(self._layers[index])
-
-    def __iter__(self) -> Iterator[PackedLayer]:
-        for block, layers in groupby(self._layers, key=lambda layer: layer.block):
-            with block.loaded():
-                yield from map(pack_one, layers)
+    return PackedModel(result.config, metadata, PackedOnDemand(result.layers, pack_one, lambda layer: (layer.block,)))
 
 
 def report(result: PruneResult) -> dict[str, Any]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import safetensors
 import torch
@@ -24,6 +22,7 @@ from flow.journal import Journal, file_facts, folder_facts
 from flow.nested_model import NestedLayer, NestedResult, Progress, nest_model
 from flow.nesting import quantize_nested
 from flow.options import DEFAULT_SAMPLES
+from flow.packing import PackedOnDemand
 
 __all__ = ["nest_to", "nested_report", "pack_nested"]
 
@@ -121,7 +120,11 @@ def pack_nested(result: NestedResult) -> PackedModel:
         "base": dict(result.sparser.metadata),
         "sparsity": {plan.value: result.sparsity(plan) for plan in Plan},
     }
-    return PackedModel(result.sparser.config, metadata, _PackedLayers(result.layers))
+    return PackedModel(
+        result.sparser.config,
+        metadata,
+        PackedOnDemand(result.layers, _pack_one, lambda layer: (layer.block, layer.base_block)),
+    )
 
 
 def _pack_one(layer: NestedLayer) -> PackedLayer:
@@ -136,31 +139,6 @@ def _pack_one(layer: NestedLayer) -> PackedLayer:
         weights=weights,
         offsets=offsets,
     )
-
-
-class _PackedLayers(Sequence[PackedLayer]):
-    """Layers that are packed one after the other, so that only one block's weights need be in memory."""
-
-    def __init__(self, layers: Sequence[NestedLayer]) -> None:
-        self._layers = layers
-
-    def __len__(self) -> int:
-        return len(self._layers)
-
-    @overload
-    def __getitem__(self, index: int) -> PackedLayer: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[PackedLayer]: ...
-    def __getitem__(self, index: int | slice) -> PackedLayer | Sequence[PackedLayer]:
-        if isinstance(index, slice):
-            return _PackedLayers(self._layers[index])
-        return _pack_one(self._layers[index])
-
-    def __iter__(self) -> Iterator[PackedLayer]:
-        for _, of_block in groupby(self._layers, key=lambda layer: layer.block):
-            layers = list(of_block)
-            with layers[0].block.loaded(), layers[0].base_block.loaded():
-                yield from map(_pack_one, layers)
 
 
 # -- the report --------------------------------------------------------------------------------------------------------

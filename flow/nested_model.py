@@ -18,12 +18,12 @@ from flexcim.pattern import Pattern
 from flexcim.plans import Plan
 from flexcim.tiling import LayerTiling, tile_layer
 from flow.blocks import Block, LinearLayer
-from flow.calibration import tokens_of
+from flow.calibration import tokens_of, window_of
 from flow.checkpoint import Checkpoint, load_checkpoint
 from flow.evaluation import Evaluation, evaluate_blocks
 from flow.journal import Journal
 from flow.nesting import Nested, nest, nest_by_magnitude, quantize_nested
-from flow.options import DEFAULT_LENGTH, DEFAULT_SAMPLES
+from flow.options import DEFAULT_SAMPLES
 from flow.quantization import QuantizedLinear
 from flow.quiet import quiet
 from flow.statistics import InputStatistics
@@ -182,7 +182,7 @@ def nest_model(
     dense = load_checkpoint(model_path, streamed=True)
     base = load_checkpoint(Path(sparser_path) / "checkpoint", streamed=True)
     layers = _layers(dense, base, sparser, rest)
-    length = _window(dense, length)
+    length = window_of(length, dense)
     calibration = read_text(calibration_text)
     windows = draw_samples(_tokens(calibration, dense), samples, length, seed)
     evaluation = None if evaluation_text is None else read_text(evaluation_text)
@@ -341,16 +341,6 @@ def _check_scales(sparser: PackedModel, folder: Path) -> None:
                 f"{folder}: layer {layer.name!r} has the activation scale {layer.activation_scale}, calibrated for one "
                 "plan, but a nested model needs a scale for each token (flexcim prune --activations token)"
             )
-
-
-def _window(checkpoint: Checkpoint, length: int | None) -> int:
-    """Tokens of a window: those asked for, which must fit the model's context, or as many as fit."""
-    context = checkpoint.context
-    if length is None:
-        return DEFAULT_LENGTH if context is None else min(DEFAULT_LENGTH, context)
-    if context is not None and length > context:
-        raise NestError(f"length must be at most the {context} tokens that the model sees at once, not {length}")
-    return length
 
 
 def _tokens(text: str, checkpoint: Checkpoint) -> Tensor:

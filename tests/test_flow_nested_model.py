@@ -19,6 +19,7 @@ from flexcim.pattern import Pattern
 from flexcim.plans import Plan
 from flexcim.tiling import unpack_layer
 from flow import nested_model
+from flow.calibration import PruneError
 from flow.checkpoint import load_checkpoint
 from flow.export import ExportError
 from flow.nested_export import nest_to
@@ -198,7 +199,7 @@ def test_options_that_cannot_be_are_told(pruned, text, tmp_path, capfd):
     refused(NestError, r"share must be between 0 and 1, not 1\.5", text, out, *pruned, share=1.5)
     message = r"layer '.*': pattern 3:8 is not on the menu"
     refused(NestError, message, text, out, *pruned, rest=Pattern(3, 8))
-    refused(NestError, "length must be at most the 64 tokens", text, out, *pruned, length=65)
+    refused(PruneError, "length must be at most the 64 tokens", text, out, *pruned, length=65)
     arguments = ["nest", *map(str, pruned), "-o", str(out), "--rest", "most"]
     assert main(arguments) == 2
     assert capfd.readouterr().err == "flexcim: --rest: a pattern must be written n:m, such as 4:8, not 'most'\n"
