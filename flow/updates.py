@@ -347,7 +347,7 @@ def obs_sweep(
             flat[column:ahead].addr_(U[column, column:ahead], error, alpha=-1)
         flat[ahead:].addmm_(U[start:stop, ahead:].T, errors, alpha=-1)
     kept = kept.permute(1, 2, 0).contiguous()
-    return swept.permute(1, 2, 0) * kept, kept
+    return swept.permute(1, 2, 0).contiguous().mul_(kept), kept
 
 
 def _beginning(patterns: Sequence[Pattern], column: int) -> Iterable[int]:
