@@ -126,7 +126,7 @@ def damped(moments: Tensor, damping: float = DAMPING) -> Curvature:
         curvature = Curvature(matrix, damping)
         try:
             _ = curvature.inverse_factor
-        except torch.linalg.LinAlgError:
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # public, but not in its __all__
             damping *= 10
         else:
             return curvature
