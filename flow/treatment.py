@@ -170,15 +170,16 @@ def _least_squares(
 ) -> tuple[Tensor, float | None]:
     """The best weights under each mask, by iteration from those of the sweep where it is faster."""
     iterated = _iterated(masks)
-    solved = torch.empty_like(masks, dtype=curvature.matrix.dtype)
-    residual = None
-    if iterated.any():
-        assert swept is not None, "iteration starts from the sweep"
-        solved[iterated], residual = conjugate_gradients(
-            weight, curvature, masks[iterated], swept[iterated], tolerance=tolerance
-        )
-    for index in (~iterated).nonzero().flatten().tolist():
-        solved[index] = least_squares(weight, curvature, masks[index])
+    if not iterated.any():
+        return torch.stack([least_squares(weight, curvature, mask) for mask in masks]), None
+    assert swept is not None, "iteration starts from the sweep"
+    if iterated.all():  # as in wide layers, whose weights under all patterns had better not be copied
+        return conjugate_gradients(weight, curvature, masks, swept, tolerance=tolerance)
+    solved = torch.empty_like(swept)
+    solved[iterated], residual = conjugate_gradients(
+        weight, curvature, masks[iterated], swept[iterated], tolerance=tolerance
+    )
+    solved[~iterated] = torch.stack([least_squares(weight, curvature, mask) for mask in masks[~iterated]])
     return solved, residual
 
 

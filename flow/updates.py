@@ -126,7 +126,7 @@ def damped(moments: Tensor, damping: float = DAMPING) -> Curvature:
         curvature = Curvature(matrix, damping)
         try:
             _ = curvature.inverse_factor
-        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # its module does not list it
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # public, but not in its __all__
             damping *= 10
         else:
             return curvature
@@ -361,7 +361,7 @@ def obs_sweep(
             flat[column:ahead].addr_(U[column, column:ahead], error, alpha=-1)
         flat[ahead:].addmm_(U[start:stop, ahead:].T, errors, alpha=-1)
     kept = kept.permute(1, 2, 0).contiguous()
-    return swept.permute(1, 2, 0) * kept, kept
+    return swept.permute(1, 2, 0).contiguous().mul_(kept), kept
 
 
 def _beginning(patterns: Sequence[Pattern], column: int) -> Iterable[int]:

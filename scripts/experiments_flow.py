@@ -92,13 +92,13 @@ class Experiment:
         return problem.restricted(undominated(problem))
 
     def paper(self, sparsity: float) -> Assignment:
-        """The paper's choice by blocks, one pattern for each layer."""
+        """The paper's choice by blocks and from all samples, one pattern for each layer."""
         problem = self.problem(sparsity, MENUS["fixed"], by_block=True)
         self.bench.restore()
         by_block = Evidence(
             model=self.model,
             units=tuple(block.layers for block in self.blocks),
-            dense=self.evidence.dense,
+            dense=BlockStream(self.model, self.blocks, self.samples).dense,
             treatment=self.evidence.treatment,
             samples=self.samples,
             guard=self.evidence.guard,
