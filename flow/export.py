@@ -12,6 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from flexcim import files
 from flexcim.errors import FlexCiMError
 from flexcim.packed import PackedLayer, PackedModel, write_packed
@@ -19,16 +21,20 @@ from flexcim.tiling import pack_layer
 from flow.evaluation import Evaluation
 from flow.journal import Journal
 from flow.packing import PackedOnDemand
-from flow.plan import plan_document
 from flow.recovery import RECOVERY_RATE, ends
 from flow.result import PrunedLayer, PruneResult
 from flow.treatment import Numerics
 
-__all__ = ["ExportError", "check_replaceable", "pack", "pack_one", "report", "write_result"]
+__all__ = ["ExportError", "check_replaceable", "pack", "pack_one", "plan_document", "report", "write_result"]
 
 _FORMAT = "flexcim pruned model"
 _SCHEMA_VERSION = 1
 _STAGES = ("dense", "dense_quantized", "pruned", "recovered", "quantized")
+_PLAN_ADVICE = """\
+# The pattern of each layer. Edit them and apply the plan with: flexcim prune MODEL --plan THIS_FILE -o OUTPUT
+# 'chosen' is the pattern that 'cost' and 'why' speak of; leave it as it is.
+
+"""
 _CONTENT = ("checkpoint", "packed", "plan.toml", "report.json")
 
 
@@ -58,6 +64,33 @@ def pack(result: PruneResult) -> PackedModel:
     """All layers as they are loaded into the macro; each is packed when it is asked for."""
     metadata = {"model": result.checkpoint.name, "sparsity": result.sparsity}
     return PackedModel(result.config, metadata, PackedOnDemand(result.layers, pack_one, lambda layer: (layer.block,)))
+
+
+def plan_document(result: PruneResult) -> str:
+    """The plan of a run as a TOML document: for each layer its pattern, its sparsity, its cost and why.
+
+    `flow.plan.read_plan` reads it.
+    """
+    request = result.request
+    document: dict[str, Any] = {
+        "model": result.checkpoint.name,
+        "target": result.target,
+        "budget": None if request.budget is None else str(request.budget),
+        "method": request.chooser.value,
+        "score": result.treatment.score.value,
+        "update": result.treatment.update.value,
+        "sparsity": result.sparsity,
+    }
+    given = {key: value for key, value in document.items() if value is not None}
+    return _PLAN_ADVICE + tomli_w.dumps(given | {"layers": {layer.name: _plan_entry(layer) for layer in result.layers}})
+
+
+def _plan_entry(layer: PrunedLayer) -> dict[str, Any]:
+    """A layer's keys; a pattern that was set by hand has no cost, and nothing has chosen it."""
+    pattern, cost = str(layer.pattern), layer.choice.cost
+    chosen = {} if math.isnan(cost) else {"chosen": pattern}
+    measured = {} if math.isnan(cost) else {"cost": cost}
+    return {"pattern": pattern} | chosen | {"sparsity": layer.sparsity} | measured | {"why": layer.choice.reason}
 
 
 def report(result: PruneResult) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Plans: the pattern of each layer as a TOML file, written by a run, edited by hand, and applied by another."""
+"""Plans: the pattern of each layer, read from a TOML file that a run has written and somebody may have edited."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from flexcim.config import ConfigError, read_toml
 from flexcim.errors import FlexCiMError
@@ -19,18 +19,10 @@ from flexcim.pattern import Pattern
 from flow.options import Method, Score, Update
 from flow.selectors import Choice
 
-if TYPE_CHECKING:
-    from flow.result import PrunedLayer, PruneResult
-
-__all__ = ["Plan", "PlanError", "plan_document", "read_plan"]
+__all__ = ["Plan", "PlanError", "read_plan"]
 
 _HEADER = ("model", "budget", "target", "method", "score", "update", "sparsity", "layers")
 _LAYER = ("pattern", "chosen", "sparsity", "cost", "why")
-
-_ADVICE = """\
-# The pattern of each layer. Edit them and apply the plan with: flexcim prune MODEL --plan THIS_FILE -o OUTPUT
-# 'chosen' is the pattern that 'cost' and 'why' speak of; leave it as it is.
-"""
 
 _Option = TypeVar("_Option", bound=Enum)
 
@@ -103,7 +95,7 @@ class Plan:
 
 
 def read_plan(path: str | os.PathLike[str]) -> Plan:
-    """Read what `plan_document` made, perhaps edited. Of a layer only ``pattern`` must be there.
+    """Read what `flow.export.plan_document` made, perhaps edited. Of a layer only ``pattern`` must be there.
 
     Raises
     ------
@@ -187,39 +179,3 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: the one that was probably meant."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
-
-
-# -- writing -----------------------------------------------------------------------------------------------------------
-
-
-def plan_document(result: PruneResult) -> str:
-    """The plan of a run as a TOML document: for each layer its pattern, its sparsity, its cost and why."""
-    request = result.request
-    header = {
-        "model": result.checkpoint.name,
-        "target": result.target,
-        "budget": None if request.budget is None else str(request.budget),
-        "method": request.chooser.value,
-        "score": result.treatment.score.value,
-        "update": result.treatment.update.value,
-        "sparsity": result.sparsity,
-    }
-    tables = [f"[layers.{json.dumps(layer.name)}]\n{_lines(_entry(layer))}" for layer in result.layers]
-    return "\n".join([_ADVICE, _lines(header), *tables])
-
-
-def _entry(layer: PrunedLayer) -> dict[str, Any]:
-    """A layer's keys; None for those that it has not."""
-    measured = not math.isnan(layer.choice.cost)
-    return {
-        "pattern": str(layer.pattern),
-        "chosen": str(layer.pattern) if measured else None,
-        "sparsity": layer.sparsity,
-        "cost": layer.choice.cost if measured else None,
-        "why": layer.choice.reason,
-    }
-
-
-def _lines(entries: Mapping[str, Any]) -> str:
-    # JSON's strings and numbers, as they occur here, are TOML's as well.
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in entries.items() if value is not None)

@@ -88,7 +88,7 @@ ROOMS = (
     Room(
         "flow",
         rooms=("flexcim",),
-        libraries=("matplotlib", "numpy", "safetensors", "scipy", "torch", "transformers"),
+        libraries=("matplotlib", "numpy", "safetensors", "scipy", "tomli_w", "torch", "transformers"),
     ),
     Room("sim.golden", rooms=("flexcim",), libraries=("numpy",)),
     Room(
