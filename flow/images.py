@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from flexcim.errors import FlexCiMError
+from flow.seeds import seeded
 
 __all__ = ["ImageError", "draw_images", "read_images"]
 
@@ -55,4 +56,4 @@ def draw_images(images: Tensor, samples: int, seed: int) -> Tensor:
     """
     if samples < 1:
         raise ImageError(f"calibration samples must be at least 1, not {samples}")
-    return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:samples]]
+    return images[torch.randperm(len(images), generator=seeded(seed))[:samples]]

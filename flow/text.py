@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from flexcim.errors import FlexCiMError
+from flow.seeds import seeded
 
 __all__ = [
     "LEAK_CHARACTERS",
@@ -122,8 +123,7 @@ def draw_samples(tokens: Tensor, samples: int, length: int, seed: int) -> Tensor
             raise TextError(f"calibration {name} must be at least 1, not {value}")
     if len(tokens) < length:
         raise TextError(f"the calibration text has {len(tokens)} tokens, fewer than the {length} of one sample")
-    generator = torch.Generator().manual_seed(seed)
-    starts = torch.randint(len(tokens) - length + 1, (samples,), generator=generator)
+    starts = torch.randint(len(tokens) - length + 1, (samples,), generator=seeded(seed))
     return tokens[starts[:, None] + torch.arange(length)]
 
 

@@ -232,7 +232,7 @@ def test_a_recovery_is_shown(model, text, tmp_path, capfd):
     assert call(*words, "--method", "uniform", "--samples", 2, "--length", 16, "--recover", 3) == 0
     out, err = capfd.readouterr()
     assert err == ""
-    assert "recovery: 3 steps, loss " in out
+    assert "recovery: 3 steps\n" in out
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     bits = {name: found["bits_per_byte"] for name, found in report["evaluation"].items()}
     assert f"bits per byte: {bits['dense']:.4f} dense, {bits['pruned']:.4f} pruned, {bits['recovered']:.4f} rec" in out

@@ -29,6 +29,7 @@ static int wrong_sums(const int32_t *results) {
 }
 
 int main(void) {
+  setvbuf(stdout, NULL, _IOLBF, BUFSIZ); /* in order with the errors, also in a file */
   static int32_t results[RESULT_BYTES / sizeof(int32_t)];
   if (multiply(&job, results) || wrong_sums(results)) return 1;
   printf("%d x %d weights times %d vectors: all sums are right\n", OUTPUTS, INPUTS, VECTORS);

@@ -10,6 +10,7 @@ accelerator only through ``platform.h``, which ``simulated_platform.cpp`` fulfil
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,8 @@ def build_example(config: AcceleratorConfig, folder: Path) -> Path:
     program = folder / "multiply"
     c_files = [str(HERE / name) for name in ("main.c", "multiply.c")]
     linking = [str(platform), f"-Wl,-rpath,{platform.parent}", "-o", str(program)]
+    if shutil.which("gcc") is None:
+        raise ExampleError("gcc, which compiles the example, is not installed")
     subprocess.run(["gcc", *STRICT, f"-I{HERE}", f"-I{folder}", *c_files, *linking], check=True)
     return program
 
@@ -119,7 +122,7 @@ def main(
     preset_name: Annotated[
         str, typer.Option("--preset", help=f"The accelerator: one of {', '.join(ACCELERATOR_PRESETS)}.")
     ] = "accelerator-board",
-    seed: Annotated[int, typer.Option(help="Seed of the layer and its vectors.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the layer and its vectors.")] = 0,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of what is generated and built.")] = Path(
         "build/example-c"
     ),
@@ -133,6 +136,9 @@ def main(
         program = build_example(config, output)
     except FlexCiMError as error:
         print(f"run.py: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    except OSError as error:
+        print(f"run.py: {error.filename}: cannot be written ({error.strerror})", file=sys.stderr)
         raise typer.Exit(2) from None
     raise typer.Exit(subprocess.run([program.absolute()], check=False).returncode)
 

@@ -114,5 +114,7 @@ def _show(result: NestedResult) -> None:
     Console().print(table)
     for plan in Plan:
         print(f"{plan.value} plan: {result.sparsity(plan):.2%} of the weights are zero")
+    if result.sparsity(Plan.DENSER) == result.sparsity(Plan.SPARSER):
+        print("the denser plan adds nothing: the model has no weight that the sparser plan lacks")
     for name, evaluation in result.evaluations.items():
         print(f"bits per byte, {name.replace('_', ', ')}: {evaluation.bits_per_byte:.4f}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from flow.result import Evaluations, PruneResult
 
 __all__ = ["prune"]
+
+_TELLING_STEPS = 100
+"""Steps of a recovery of which the first and the last tenth have enough samples to be compared."""
 
 
 def prune(
@@ -170,8 +174,6 @@ def _check_exclusive(plan: Path | None, others: dict[str, object]) -> None:
 
 def _show(result: PruneResult) -> None:
     """Print the plan and what it achieved."""
-    from flow.recovery import ends
-
     samples, *shape = result.samples.shape
     kind = f"samples of {shape[0]} tokens" if len(shape) == 1 else f"images of {' x '.join(map(str, shape))}"
     print(f"seed {result.request.seed}: {samples} calibration {kind}")
@@ -189,8 +191,7 @@ def _show(result: PruneResult) -> None:
     dense = 1 - result.weights / result.parameters
     print(f"in the whole model: {result.zeros / result.parameters:.2%}, as {dense:.2%} of it is in no such layer")
     if result.recovery:
-        first, last = ends(result.recovery)
-        print(f"recovery: {len(result.recovery)} steps, loss {first:.4f} in their first tenth, {last:.4f} in the last")
+        _show_recovery(result.recovery)
     if result.evaluations is not None:
         _show_evaluations(result.evaluations)
 
@@ -207,6 +208,15 @@ def _show_layers(result: PruneResult) -> None:
             "not measured" if math.isnan(cost) else f"{cost:.3g}",
         )
     Console().print(table)
+
+
+def _show_recovery(losses: Sequence[float]) -> None:
+    """Print how many steps were taken, and what they did to the loss where it takes enough of them to tell."""
+    from flow.recovery import ends
+
+    first, last = ends(losses)
+    told = f", loss {first:.4f} in their first tenth, {last:.4f} in the last" if len(losses) >= _TELLING_STEPS else ""
+    print(f"recovery: {len(losses)} steps{told}")
 
 
 def _show_evaluations(found: Evaluations) -> None:
