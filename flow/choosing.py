@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from flexcim.pattern import Pattern
 from flow.blocks import Block, LinearLayer
-from flow.costs import COST_LENGTH, COST_SAMPLES, LossModel, loss_model, sensitivities
+from flow.costs import COST_TOKENS, LossModel, loss_model, sensitivities
 from flow.divergence import Reference
 from flow.options import Granularity, Method, Search
 from flow.outliers import find_outliers
@@ -40,7 +40,7 @@ from flow.selectors import (
     uniform_mixes,
 )
 from flow.statistics import InputStatistics
-from flow.streamed import BENCH_BYTES, SEARCH_TOLERANCE, StreamedBench, bench_bytes, middle_pattern
+from flow.streamed import BENCH_BYTES, SEARCH_TOLERANCE, StreamedBench, bench_bytes, first_tokens, middle_pattern
 from flow.treatment import Treatment
 
 __all__ = [
@@ -60,6 +60,9 @@ __all__ = [
 
 DEFAULT_STEPS = 2
 """Assignments that are sought in the pruned model."""
+
+JUDGED_TOKENS = 1536
+"""Tokens of the text set apart that whole assignments are compared on: those of whole samples (`COST_TOKENS`)."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -109,7 +112,7 @@ class Evidence:
     @property
     def judged(self) -> Tensor:
         """What whole assignments are compared on."""
-        return self.guard[:, :COST_LENGTH]
+        return first_tokens(self.guard, JUDGED_TOKENS)
 
     @contextmanager
     def holding(self, units: Iterable[Iterable[LinearLayer]]) -> Iterator[None]:
@@ -274,7 +277,7 @@ def measure_costs(bench: Bench, patterns: Sequence[Pattern], evidence: Evidence)
     layers = [layer for unit in bench.units for layer in unit]
     middle = middle_pattern(patterns)
     probes = {layer.name: bench.treated[layer.name][middle] - layer.weight for layer in layers}
-    samples = evidence.samples[:COST_SAMPLES, :COST_LENGTH]
+    samples = first_tokens(evidence.samples, COST_TOKENS)
     felt, tokens = sensitivities(evidence.model, layers, probes, samples, evidence.seed)
     return loss_model(bench.units, bench.treated, evidence.dense, felt, tokens)
 

@@ -34,8 +34,7 @@ from flow.options import BATCH_TOKENS
 from flow.statistics import InputStatistics
 
 __all__ = [
-    "COST_LENGTH",
-    "COST_SAMPLES",
+    "COST_TOKENS",
     "LossModel",
     "Sensitivity",
     "label_drawer",
@@ -46,12 +45,9 @@ __all__ = [
     "sensitivities",
 ]
 
-COST_SAMPLES = 8
-"""Most samples that sensitivities are measured on: with more, the costs of the shipped models' layers hardly change."""
-
-COST_LENGTH = 128
-"""Most tokens of a sample that the loss is looked at for while patterns are compared: of as many tokens, those of more
-samples say more."""
+COST_TOKENS = 1024
+"""Tokens that sensitivities are measured on: with more, the costs of the shipped models' layers hardly change. They are
+those of whole samples, as a model may do something else at later places of a text."""
 
 
 @dataclass

@@ -19,13 +19,21 @@ from transformers import PreTrainedModel
 
 from flexcim.pattern import Pattern
 from flow.blocks import Block, LinearLayer
-from flow.costs import COST_LENGTH, COST_SAMPLES, LossModel, label_drawer, layer_curvature, sensing
+from flow.costs import COST_TOKENS, LossModel, label_drawer, layer_curvature, sensing
 from flow.divergence import Reference
 from flow.statistics import InputStatistics
 from flow.stream import BlockStream
 from flow.treatment import Treatment
 
-__all__ = ["BENCH_BYTES", "SEARCH_TOLERANCE", "StreamedBench", "bench_bytes", "middle_pattern", "searched"]
+__all__ = [
+    "BENCH_BYTES",
+    "SEARCH_TOLERANCE",
+    "StreamedBench",
+    "bench_bytes",
+    "first_tokens",
+    "middle_pattern",
+    "searched",
+]
 
 BENCH_BYTES = 4 << 30
 """Most memory that a `Bench` may take. It does not depend on the machine, as the choice must not; half of a common
@@ -52,7 +60,12 @@ def bench_bytes(units: Sequence[Sequence[LinearLayer]], patterns: int) -> int:
 def searched(samples: Tensor, units: Sequence[Sequence[LinearLayer]]) -> Tensor:
     """The first of some samples, [samples, length], whose statistics are enough to choose by, if not to prune by."""
     widest = max(layer.shape[1] for unit in units for layer in unit)
-    return samples[: -(-_TOKENS_FOR_AN_INPUT * widest // samples.shape[1])]
+    return first_tokens(samples, _TOKENS_FOR_AN_INPUT * widest)
+
+
+def first_tokens(samples: Tensor, tokens: int) -> Tensor:
+    """The first of some samples, [samples, length], with so many tokens, if there are as many."""
+    return samples[: -(-tokens // samples.shape[1])]
 
 
 def middle_pattern(patterns: Sequence[Pattern]) -> int:
@@ -102,7 +115,7 @@ class StreamedBench:
         seed : int
             Seed of the labels that the model draws.
         """
-        few = self.samples[:COST_SAMPLES, :COST_LENGTH]
+        few = first_tokens(self.samples, COST_TOKENS)
         predicted = few[:, 1:].numel()
         middle = middle_pattern(self.patterns)
         stream = BlockStream(self.model, self.blocks, searched(self.samples, self.units))

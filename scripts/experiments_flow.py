@@ -40,6 +40,7 @@ from flow.text import draw_samples, read_text, set_apart, tokenize
 from flow.treatment import Treatment, default_treatment, prune_block
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
+SHIPPED = ("llama-kjv", "mamba2-kjv", "gpt2-kjv")
 LENGTH = 512
 TOLERANCE = 0.004
 """Sparsities that differ by less count as equal."""
@@ -247,7 +248,7 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def main(
-    model: Annotated[list[str], typer.Option(help="Models of the repository.")] = ["llama-kjv", "mamba2-kjv"],  # noqa: B006
+    model: Annotated[list[str], typer.Option(help="Models of the repository.")] = list(SHIPPED),  # noqa: B006
     sparsity: Annotated[list[float], typer.Option(help="Sparsities.")] = [0.5, 0.6, 0.7, 0.75],  # noqa: B006
     menu: Annotated[list[str], typer.Option(help="Menus.")] = list(MENUS),  # noqa: B006
     seeds: Annotated[list[int], typer.Option(help="Seeds of the calibration draws.")] = [0, 1, 2],  # noqa: B006
