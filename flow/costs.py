@@ -31,6 +31,7 @@ from transformers import PreTrainedModel
 from flow.blocks import LinearLayer
 from flow.divergence import Reference
 from flow.options import BATCH_TOKENS
+from flow.seeds import seeded
 from flow.statistics import InputStatistics
 
 __all__ = [
@@ -250,7 +251,7 @@ def mean_gradients(model: PreTrainedModel, layers: Sequence[LinearLayer], dense:
 
 def label_drawer(seed: int) -> Callable[[Tensor], Tensor]:
     """Draws labels from a model's own predictions, batch after batch: logits [..., vocabulary] to int64 [...]."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
 
     def draw(logits: Tensor) -> Tensor:
         shares = logits.softmax(dim=-1).flatten(0, -2).cpu()

@@ -316,7 +316,7 @@ def obs_sweep(
     masks : sequence of Tensor, optional
         Their masks, [outputs, inputs] bool each.
     taken : Tensor, optional
-        Without masks: True where none may keep a weight, [outputs, inputs], bool.
+        True where no mask may keep a weight, [outputs, inputs], bool.
 
     Returns
     -------

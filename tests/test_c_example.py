@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -75,3 +76,16 @@ def test_what_the_example_cannot_run_on_is_told(tmp_path):
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 2
     assert ran.stderr.startswith("run.py: unknown preset 'none'; known are accelerator, ")
+
+
+def test_a_compiler_that_is_missing_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ExampleError, match=r"^gcc, which compiles the example, is not installed$"):
+        build_example(CONFIG, tmp_path)
+
+
+def test_an_output_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    command = [sys.executable, "examples/c/run.py", "-o", str(tmp_path / "file")]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (2, f"run.py: {tmp_path / 'file'}: cannot be written (File exists)\n")

@@ -15,6 +15,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 import flow.cli.prune
 from flexcim.cli import main
+from flow.cli.prune import _show_recovery
 from flow.quiet import quiet
 from tests.model_families import tiny_family, tiny_inputs
 from tests.tiny_models import OTHER_TEXT, TEXT, save_tiny, tiny_llama
@@ -257,3 +258,17 @@ def test_help_needs_no_heavy_import():
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert "--sparsity" in run.stdout
+
+
+def test_a_seed_that_is_none_is_refused(model, text, tmp_path, capfd):
+    words = (model, "--sparsity", 0.5, "--method", "uniform", "--calibration", text, "-o", tmp_path / "out")
+    assert call(*words, "--samples", 2, "--length", 16, "--seed", 2**64) == 2
+    assert capfd.readouterr().err == f"flexcim: a seed must be between 0 and {2**64 - 1}, not {2**64}\n"
+    assert list(tmp_path.glob("out*")) == []
+
+
+def test_losses_are_shown_of_recoveries_that_are_long_enough_to_tell(capfd):
+    _show_recovery([2.0] * 10 + [1.5] * 80 + [1.0] * 10)
+    _show_recovery([2.0] * 99)
+    shown = "recovery: 100 steps, loss 2.0000 in their first tenth, 1.0000 in the last\nrecovery: 99 steps\n"
+    assert capfd.readouterr().out == shown

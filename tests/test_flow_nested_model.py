@@ -177,6 +177,13 @@ def test_the_command_shows_both_plans(pruned, text, tmp_path, capfd):
     assert json.loads((tmp_path / "out" / "report.json").read_text())["share"] == 1
 
 
+def test_a_denser_plan_that_adds_nothing_is_told(pruned, text, tmp_path, capfd):
+    words = [pruned[1] / "checkpoint", pruned[1], "-o", tmp_path / "out", "--calibration", text]
+    assert main(["nest", *map(str, words), "--samples", "2", "--length", "32"]) == 0
+    told = "the denser plan adds nothing: the model has no weight that the sparser plan lacks\n"
+    assert told in capfd.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("base", "rest"), [("2:8", "2:8"), ("4:8", "4:8"), ("1:2", "1:2"), ("4:7", None), ("4:5", None), ("1:1", None)]
 )

@@ -105,6 +105,8 @@ def build_example(config: AcceleratorConfig, folder: Path) -> Path:
     """
     if config.register_bus != "axi4-lite":
         raise ExampleError(f"the simulated platform needs register_bus = 'axi4-lite', not {config.register_bus!r}")
+    if shutil.which("gcc") is None:
+        raise ExampleError("gcc, which compiles the example, is not installed")
     verilog = generate_accelerator(config)
     write_accelerator(verilog, config, folder)
     sources = {name: (HERE / name).read_text() for name in ("platform.h", "simulated_platform.cpp")}
@@ -112,8 +114,6 @@ def build_example(config: AcceleratorConfig, folder: Path) -> Path:
     program = folder / "multiply"
     c_files = [str(HERE / name) for name in ("main.c", "multiply.c")]
     linking = [str(platform), f"-Wl,-rpath,{platform.parent}", "-o", str(program)]
-    if shutil.which("gcc") is None:
-        raise ExampleError("gcc, which compiles the example, is not installed")
     subprocess.run(["gcc", *STRICT, f"-I{HERE}", f"-I{folder}", *c_files, *linking], check=True)
     return program
 
