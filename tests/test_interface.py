@@ -231,8 +231,9 @@ def test_outputs_depend_combinationally_on_what_the_header_says_alone(config, tm
     """The inputs in the combinational cone of each output, found by Yosys in the Verilog."""
     (tmp_path / "top.v").write_text(generate(config, "top").text)
     outputs = [port.name for port in macro_ports(config) if port.direction == "output"]
+    # Yosys writes through C's buffer and not through Python's; without either (-u), their lines keep their order.
     run = subprocess.run(
-        [sys.executable, "-c", CONES, *outputs], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "-u", "-c", CONES, *outputs], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     cones: dict[str, set[str]] = {}
     port = ""
