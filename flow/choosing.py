@@ -41,7 +41,7 @@ from flow.selectors import (
 )
 from flow.statistics import InputStatistics
 from flow.streamed import BENCH_BYTES, SEARCH_TOLERANCE, StreamedBench, bench_bytes, first_tokens, middle_pattern
-from flow.treatment import Treatment
+from flow.treatment import Treatment, treat_layers
 
 __all__ = [
     "DEFAULT_STEPS",
@@ -261,14 +261,11 @@ def rivals_of(problem: Problem, evidence: Evidence) -> list[Assignment]:
 
 def set_up(patterns: Sequence[Pattern], evidence: Evidence) -> Bench:
     """Prune every layer under every pattern, from its statistics in the dense model."""
-    treated = {
-        layer.name: evidence.treatment.apply(
-            layer.weight, evidence.dense[layer.name], patterns, SEARCH_TOLERANCE
-        ).weights
-        for unit in evidence.units
-        for layer in unit
-    }
-    return Bench(evidence.model, evidence.units, treated, Reference.of(evidence.model, evidence.judged))
+    layers = [layer for unit in evidence.units for layer in unit]
+    by_layer = dict.fromkeys((layer.name for layer in layers), patterns)
+    treated = treat_layers(evidence.treatment, layers, evidence.dense, by_layer, SEARCH_TOLERANCE)
+    weights = {name: of_layer.weights for name, of_layer in treated.items()}
+    return Bench(evidence.model, evidence.units, weights, Reference.of(evidence.model, evidence.judged))
 
 
 def measure_costs(bench: Bench, patterns: Sequence[Pattern], evidence: Evidence) -> LossModel:

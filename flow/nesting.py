@@ -113,7 +113,7 @@ def nest(
         return Nested(base, left)
     # The sweep begins where the base's places make up for nothing any more.
     full, _ = conjugate_gradients(left, denser, ~taken, torch.zeros_like(left))
-    (swept,), (mask,) = obs_sweep(full, denser, [pattern], taken=taken)
+    ((swept,),), ((mask,),) = obs_sweep([full], denser, [[pattern]], taken=[taken])
     if share == 0:
         rest, residual = conjugate_gradients(left, denser, mask, swept)
         return Nested(base, rest, residual)

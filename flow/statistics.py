@@ -4,7 +4,7 @@ magnitudes for the scales of quantised activations."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from flow.blocks import LinearLayer
 from flow.magnitudes import Magnitudes
 
-__all__ = ["InputStatistics", "observe", "observe_magnitudes", "product_sums"]
+__all__ = ["InputStatistics", "observe", "observe_magnitudes", "product_sums", "with_same_inputs"]
 
 _PANELS = 4
 """Panels that a symmetric product is made of: with four, 10 of 16 parts are multiplied, and the panels are still wide
@@ -109,6 +109,14 @@ class InputStatistics:
             raise ValueError("second moments need statistics that collect them, and at least one token")
         return self.products / self.tokens
 
+    def equals(self, other: InputStatistics) -> bool:
+        """Whether the same was seen, to the bit."""
+        if self.tokens != other.tokens or not torch.equal(self.squares, other.squares):
+            return False
+        if self.products is None or other.products is None:
+            return self.products is other.products
+        return torch.equal(self.products, other.products)
+
     def add(self, activations: Tensor) -> None:
         """Take inputs [..., inputs] into account."""
         tokens = activations.numel() // self.inputs
@@ -122,6 +130,30 @@ class InputStatistics:
         products = self.multiply(activations)
         self.products += products.to(self.products.device)
         self.squares += products.diagonal().to(self.squares)
+
+
+def with_same_inputs(
+    layers: Iterable[LinearLayer], seen: Mapping[str, InputStatistics]
+) -> tuple[tuple[LinearLayer, ...], ...]:
+    """Layers by what was seen of their inputs, which is the same to the bit for those that get the same inputs, such as
+    the query, key and value projections of an attention.
+
+    Parameters
+    ----------
+    layers : iterable of LinearLayer
+        The layers.
+    seen : mapping
+        Statistics of their inputs, by the layer's name.
+    """
+    groups: list[list[LinearLayer]] = []
+    for layer in layers:
+        for group in groups:
+            if seen[layer.name].equals(seen[group[0].name]):
+                group.append(layer)
+                break
+        else:
+            groups.append([layer])
+    return tuple(map(tuple, groups))
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from flow.costs import COST_TOKENS, LossModel, label_drawer, layer_curvature, se
 from flow.divergence import Reference
 from flow.statistics import InputStatistics
 from flow.stream import BlockStream
-from flow.treatment import Treatment
+from flow.treatment import Treatment, treat_layers
 
 __all__ = [
     "BENCH_BYTES",
@@ -171,7 +171,6 @@ class StreamedBench:
 
     def _treated(self, block: Block, seen: Mapping[str, InputStatistics]) -> dict[str, Tensor]:
         """A block's weights under each pattern, [patterns, outputs, inputs] by the layer's name."""
-        return {
-            layer.name: self.treatment.apply(layer.weight, seen[layer.name], self.patterns, SEARCH_TOLERANCE).weights
-            for layer in block.layers
-        }
+        by_layer = dict.fromkeys((layer.name for layer in block.layers), self.patterns)
+        treated = treat_layers(self.treatment, block.layers, seen, by_layer, SEARCH_TOLERANCE)
+        return {name: of_layer.weights for name, of_layer in treated.items()}

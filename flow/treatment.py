@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from flexcim.pattern import Pattern
-from flow.blocks import Block
+from flow.blocks import Block, LinearLayer
 from flow.masks import nm_mask
 from flow.options import Method, Score, Update
 from flow.scores import magnitude_scores, obs_scores, ria_scores, wanda_scores
 from flow.selectors import Choice
-from flow.statistics import InputStatistics
+from flow.statistics import InputStatistics, with_same_inputs
 from flow.updates import DIRECT_KEPT, TOLERANCE, Curvature, conjugate_gradients, damped, least_squares, obs_sweep
 
-__all__ = ["Numerics", "Treated", "Treatment", "default_treatment", "prune_block"]
+__all__ = ["Numerics", "Treated", "Treatment", "default_treatment", "prune_block", "treat_layers"]
 
 
 @dataclass(frozen=True)
@@ -99,54 +99,84 @@ class Treatment:
         tolerance : float
             Relative residual at which least squares count as solved, where they are solved by iteration.
         """
-        if not seen.tokens:
-            unseen = Treatment(Score.MAGNITUDE, Update.NONE)
-            return unseen._treat(weight, seen, patterns, tolerance, Numerics(reached=False))
-        return self._treat(weight, seen, patterns, tolerance, Numerics())
+        return self.apply_together([weight], seen, [patterns], tolerance)[0]
 
-    def _treat(
+    def apply_together(
         self,
-        weight: Tensor,
+        weights: Sequence[Tensor],
         seen: InputStatistics,
-        patterns: Sequence[Pattern],
-        tolerance: float,
-        numerics: Numerics,
-    ) -> Treated:
-        curvature = damped(seen.moments.to(weight.device)) if self.needs_moments else None
+        patterns: Sequence[Sequence[Pattern]],
+        tolerance: float = TOLERANCE,
+    ) -> list[Treated]:
+        """The same for several layers that get the same inputs, each by patterns of its own; they share the
+        factorisation of the second moments, and the steps of a sweep.
+
+        Parameters
+        ----------
+        weights : sequence of Tensor
+            Dense weights, [outputs, inputs] each.
+        seen : InputStatistics
+            What was seen of their inputs.
+        patterns : sequence of sequences of Pattern
+            The patterns of each.
+        tolerance : float
+            As in `apply`.
+        """
+        numerics = Numerics()
+        if not seen.tokens:
+            self, numerics = Treatment(Score.MAGNITUDE, Update.NONE), Numerics(reached=False)
+        curvature = damped(seen.moments.to(weights[0].device)) if self.needs_moments else None
         if curvature is not None:
             numerics = replace(numerics, damping=curvature.damping)
-        treated = torch.stack([weight] * len(patterns))
-        sparse = [index for index, pattern in enumerate(patterns) if not pattern.is_dense]
-        if sparse:
-            pruned, residual = self._prune(weight, seen, curvature, [patterns[index] for index in sparse], tolerance)
-            treated[sparse] = pruned.to(weight.dtype)
-            numerics = replace(numerics, residual=residual)
-        return Treated(treated, numerics)
+        sparse = [[index for index, pattern in enumerate(own) if not pattern.is_dense] for own in patterns]
+        pruning = [layer for layer, indices in enumerate(sparse) if indices]
+        pruned = self._prune(
+            [weights[layer] for layer in pruning],
+            seen,
+            curvature,
+            [[patterns[layer][index] for index in sparse[layer]] for layer in pruning],
+            tolerance,
+        )
+        treated = [
+            Treated(torch.stack([weight] * len(own)), numerics) for weight, own in zip(weights, patterns, strict=True)
+        ]
+        for layer, (changed, residual) in zip(pruning, pruned, strict=True):
+            treated[layer].weights[sparse[layer]] = changed.to(weights[layer].dtype)
+            treated[layer] = replace(treated[layer], numerics=replace(numerics, residual=residual))
+        return treated
 
     def _prune(
         self,
-        weight: Tensor,
+        weights: list[Tensor],
         seen: InputStatistics,
         curvature: Curvature | None,
-        patterns: list[Pattern],
+        patterns: list[list[Pattern]],
         tolerance: float,
-    ) -> tuple[Tensor, float | None]:
-        """Weights under each sparse pattern, and the largest residual of those that were solved by iteration."""
+    ) -> Iterable[tuple[Tensor, float | None]]:
+        """For each layer its weights under each of its sparse patterns, and the largest residual of those that were
+        solved by iteration."""
+        if not weights:
+            return []
+        swept: Sequence[Tensor | None] = [None] * len(weights)
         if self.update is Update.NONE or self.score is not Score.OBS:
-            scores = self._scores(weight, seen, curvature)
-            masks = torch.stack([nm_mask(scores, pattern) for pattern in patterns])
+            scores = [self._scores(weight, seen, curvature) for weight in weights]
+            masks = [
+                torch.stack([nm_mask(of_layer, pattern) for pattern in own])
+                for of_layer, own in zip(scores, patterns, strict=True)
+            ]
             if curvature is None or self.update is Update.NONE:
-                return weight * masks, None
-            swept = None
-            if self.update is Update.OBS or _iterated(masks).any():
-                swept, _ = obs_sweep(weight, curvature, patterns, list(masks))
+                return [(weight * mask, None) for weight, mask in zip(weights, masks, strict=True)]
+            if self.update is Update.OBS or any(_iterated(mask).any() for mask in masks):
+                swept, _ = obs_sweep(weights, curvature, patterns, masks)
         else:
             assert curvature is not None, "OBS masks need second moments"
-            swept, masks = obs_sweep(weight, curvature, patterns)
+            swept, masks = obs_sweep(weights, curvature, patterns)
         if self.update is Update.OBS:
-            assert swept is not None, "the sweep is the update"
-            return swept, None
-        return _least_squares(weight, curvature, masks, swept, tolerance)
+            return [(one, None) for one in swept if one is not None]
+        return [
+            _least_squares(weight, curvature, mask, start, tolerance)
+            for weight, mask, start in zip(weights, masks, swept, strict=True)
+        ]
 
     def _scores(self, weight: Tensor, seen: InputStatistics, curvature: Curvature | None) -> Tensor:
         norms = seen.norms.to(weight.device)
@@ -198,6 +228,43 @@ def default_treatment(method: Method, score: Score | None = None, update: Update
     return Treatment(score or Score.WANDA, update or Update.NONE)
 
 
+def treat_layers(
+    treatment: Treatment,
+    layers: Iterable[LinearLayer],
+    seen: Mapping[str, InputStatistics],
+    patterns: Mapping[str, Sequence[Pattern]],
+    tolerance: float = TOLERANCE,
+) -> dict[str, Treated]:
+    """Prune layers by each of some patterns, together those that get the same inputs; the layers stay as they are.
+
+    Parameters
+    ----------
+    treatment : Treatment
+        How they are pruned.
+    layers : iterable of LinearLayer
+        The layers.
+    seen : mapping
+        Statistics of their inputs, by the layer's name.
+    patterns : mapping
+        The patterns of each, by name.
+    tolerance : float
+        As in `Treatment.apply`.
+
+    Returns
+    -------
+    dict
+        By the layer's name.
+    """
+    treated: dict[str, Treated] = {}
+    for group in with_same_inputs(layers, seen):
+        names = [layer.name for layer in group]
+        found = treatment.apply_together(
+            [layer.weight for layer in group], seen[names[0]], [patterns[name] for name in names], tolerance
+        )
+        treated |= zip(names, found, strict=True)
+    return treated
+
+
 def prune_block(
     block: Block, choices: Mapping[str, Choice], treatment: Treatment, seen: Mapping[str, InputStatistics]
 ) -> dict[str, Numerics]:
@@ -219,9 +286,8 @@ def prune_block(
     dict
         How the numbers of each layer went, by name.
     """
-    numerics = {}
+    patterns = {layer.name: [choices[layer.name].pattern] for layer in block.layers}
+    treated = treat_layers(treatment, block.layers, seen, patterns)
     for layer in block.layers:
-        treated = treatment.apply(layer.weight, seen[layer.name], [choices[layer.name].pattern])
-        layer.weight.copy_(treated.weights[0])
-        numerics[layer.name] = treated.numerics
-    return numerics
+        layer.weight.copy_(treated[layer.name].weights[0])
+    return {name: of_layer.numerics for name, of_layer in treated.items()}

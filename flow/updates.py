@@ -6,7 +6,7 @@ H = E[x x^T]. Everything here is a pure function of the weights, H and a mask, i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -292,14 +292,15 @@ class _Normal:
 
 
 def obs_sweep(
-    weight: Tensor,
+    weights: Sequence[Tensor],
     curvature: Curvature,
-    patterns: Sequence[Pattern],
+    patterns: Sequence[Sequence[Pattern]],
     masks: Sequence[Tensor] | None = None,
     *,
-    taken: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """SparseGPT's sweep (arXiv 2301.00774) under several patterns at once, which share the factorisation.
+    taken: Sequence[Tensor] | None = None,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """SparseGPT's sweep (arXiv 2301.00774) of several matrices that get the same inputs, each under patterns of its
+    own; all share the factorisation, and each step is one for all.
 
     From the first input to the last, a weight that is dropped is made up for by all later ones. Unless masks are given,
     each group of m inputs keeps the n whose loss by the optimal brain surgeon would be largest when the sweep reaches
@@ -307,66 +308,106 @@ def obs_sweep(
 
     Parameters
     ----------
-    weight : Tensor
-        Dense weights, [outputs, inputs].
+    weights : sequence of Tensor
+        Dense weights, [outputs, inputs] each.
     curvature : Curvature
         Damped second moments of the inputs.
-    patterns : sequence of Pattern
-        The patterns, each of which gets its own result.
+    patterns : sequence of sequences of Pattern
+        The patterns of each matrix, each of which gets its own result.
     masks : sequence of Tensor, optional
-        Their masks, [outputs, inputs] bool each.
-    taken : Tensor, optional
-        True where no mask may keep a weight, [outputs, inputs], bool.
+        Their masks, for each matrix [patterns, outputs, inputs], bool.
+    taken : sequence of Tensor, optional
+        True where no mask may keep a weight, for each matrix [outputs, inputs], bool.
 
     Returns
     -------
-    weights : Tensor
-        [patterns, outputs, inputs], zero outside of the masks, in the dtype of the curvature.
-    masks : Tensor
-        [patterns, outputs, inputs], bool.
+    weights : list of Tensor
+        For each matrix [patterns, outputs, inputs], zero outside of the masks, in the dtype of the curvature.
+    masks : list of Tensor
+        For each matrix [patterns, outputs, inputs], bool.
     """
     U = curvature.inverse_factor
     scales = U.diagonal()
-    inputs = weight.shape[1]
-    # [inputs, patterns, outputs] while it lasts, so that what one input changes lies together in memory.
-    swept = weight.to(U).T[:, None].repeat(1, len(patterns), 1)
-    free = None if taken is None else ~taken.T
+    inputs = len(U)
+    jobs = _Jobs.of(weights, patterns)
+    # [inputs, outputs of all jobs] while it lasts, so that what one input changes lies together in memory.
+    swept = torch.cat([weights[matrix].to(U).T for matrix, _ in jobs.order], dim=1)
+    free = None if taken is None else torch.cat([~taken[matrix].T for matrix, _ in jobs.order], dim=1)
     if masks is None:
         kept = torch.zeros(swept.shape, dtype=torch.bool, device=U.device)
-        kept[:, [index for index, pattern in enumerate(patterns) if pattern.is_dense]] = True
+        for pattern, outputs in jobs.spans:
+            kept[:, outputs] = pattern.is_dense
     else:
-        kept = torch.stack(tuple(masks)).permute(2, 0, 1).contiguous()
+        kept = torch.cat([masks[matrix][index].T for matrix, index in jobs.order], dim=1)
     if free is not None:
-        kept &= free[:, None]
-    flat = swept.flatten(1)
+        kept &= free
     # Columns up to `ahead` are always up to date, so that a group that begins in a panel can be judged as a whole.
-    reach = max((pattern.m for pattern in patterns), default=1)
+    reach = max((pattern.m for pattern, _ in jobs.spans), default=1)
     for start in range(0, inputs, _PANEL):
         stop = min(start + _PANEL, inputs)
         ahead = min(stop + reach, inputs)
-        errors = flat.new_zeros(stop - start, flat.shape[1])
+        errors = swept.new_zeros(stop - start, swept.shape[1])
         for column in range(start, stop):
-            if masks is None:
-                for index in _beginning(patterns, column):
-                    group = slice(column, min(column + patterns[index].m, inputs))
-                    judged = (swept[group, index] / scales[group, None]).abs_()
+            for pattern, outputs in jobs.spans if masks is None else ():
+                if not pattern.is_dense and column % pattern.m == 0:
+                    group = slice(column, min(column + pattern.m, inputs))
+                    judged = (swept[group, outputs] / scales[group, None]).abs_()
                     if free is not None:
-                        judged.masked_fill_(~free[group], -1.0)
-                    largest = judged.topk(min(patterns[index].n, len(judged)), dim=0, sorted=False).indices
-                    kept[group, index].scatter_(0, largest, True)
+                        judged.masked_fill_(~free[group, outputs], -1.0)
+                    largest = judged.topk(min(pattern.n, len(judged)), dim=0, sorted=False).indices
+                    kept[group, outputs].scatter_(0, largest, True)
                     if free is not None:
-                        kept[group, index] &= free[group]
-            error = torch.div(flat[column], scales[column], out=errors[column - start])
-            error.masked_fill_(kept[column].flatten(), 0.0)
-            flat[column:ahead].addr_(U[column, column:ahead], error, alpha=-1)
-        flat[ahead:].addmm_(U[start:stop, ahead:].T, errors, alpha=-1)
-    kept = kept.permute(1, 2, 0).contiguous()
-    return swept.permute(1, 2, 0).contiguous().mul_(kept), kept
+                        kept[group, outputs] &= free[group, outputs]
+            error = torch.div(swept[column], scales[column], out=errors[column - start])
+            error.masked_fill_(kept[column], 0.0)
+            swept[column:ahead].addr_(U[column, column:ahead], error, alpha=-1)
+        swept[ahead:].addmm_(U[start:stop, ahead:].T, errors, alpha=-1)
+    kept_by_matrix = jobs.by_matrix(kept)
+    return [one.mul_(mask) for one, mask in zip(jobs.by_matrix(swept), kept_by_matrix, strict=True)], kept_by_matrix
 
 
-def _beginning(patterns: Sequence[Pattern], column: int) -> Iterable[int]:
-    """Indices of the sparse patterns that have a group beginning at a column."""
-    return (i for i, pattern in enumerate(patterns) if not pattern.is_dense and column % pattern.m == 0)
+@dataclass(frozen=True)
+class _Jobs:
+    """Matrices and patterns in the order of a sweep: the outputs of one pattern lie side by side, so that its groups
+    are judged at once.
+
+    Parameters
+    ----------
+    order : sequence of (int, int)
+        The matrix and the index of its pattern.
+    widths : sequence of int
+        Outputs of each.
+    spans : sequence of (Pattern, slice)
+        The outputs of each pattern.
+    """
+
+    order: Sequence[tuple[int, int]]
+    widths: Sequence[int]
+    spans: Sequence[tuple[Pattern, slice]]
+
+    @classmethod
+    def of(cls, weights: Sequence[Tensor], patterns: Sequence[Sequence[Pattern]]) -> _Jobs:
+        """The jobs of some matrices."""
+        jobs: dict[Pattern, list[tuple[int, int]]] = {}
+        for matrix, own in enumerate(patterns):
+            for index, pattern in enumerate(own):
+                jobs.setdefault(pattern, []).append((matrix, index))
+        order = [job for of_pattern in jobs.values() for job in of_pattern]
+        spans, begin = [], 0
+        for pattern, of_pattern in jobs.items():
+            end = begin + sum(len(weights[matrix]) for matrix, _ in of_pattern)
+            spans.append((pattern, slice(begin, end)))
+            begin = end
+        return cls(order, [len(weights[matrix]) for matrix, _ in order], spans)
+
+    def by_matrix(self, columns: Tensor) -> list[Tensor]:
+        """[inputs, outputs of all jobs] as [patterns, outputs, inputs] for each matrix."""
+        parts = dict(zip(self.order, columns.split(list(self.widths), dim=1), strict=True))
+        matrices = sorted({matrix for matrix, _ in self.order})
+        return [
+            torch.stack([part.T for (owner, _), part in sorted(parts.items()) if owner == matrix])
+            for matrix in matrices
+        ]
 
 
 def row_errors(weight: Tensor, treated: Tensor, moments: Tensor) -> Tensor:

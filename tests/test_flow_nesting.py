@@ -22,7 +22,7 @@ def trained(pattern, inputs=29, outputs=6, seed=0):
     weight, seen = data(outputs, inputs, 90, seed)
     _, others = data(outputs, inputs, 90, seed + 1)
     curvature = damped(moments(seen))
-    _, (mask,) = obs_sweep(weight, curvature, [pattern])
+    _, ((mask,),) = obs_sweep([weight], curvature, [[pattern]])
     return weight, seen, others, least_squares(weight, curvature, mask)
 
 

@@ -33,6 +33,20 @@ def test_every_block_keeps_its_pattern(score, update):
     assert (treated.numerics.damping is None) == (update is Update.NONE and score is not Score.OBS)
 
 
+@pytest.mark.parametrize(("score", "update"), list(itertools.product(Score, Update)))
+def test_layers_of_the_same_inputs_are_pruned_together_as_they_are_alone(score, update):
+    weights = [WEIGHT[:4], WEIGHT[4:], WEIGHT[2:5].bfloat16()]
+    patterns = [PATTERNS[1:3], PATTERNS[:1], [PATTERNS[3], PATTERNS[0], PATTERNS[1]]]
+    treatment = Treatment(score, update)
+    together = treatment.apply_together(weights, SEEN, patterns)
+    for weight, own, treated in zip(weights, patterns, together, strict=True):
+        alone = treatment.apply(weight, SEEN, own)
+        assert treated.weights.dtype == weight.dtype
+        assert torch.equal(treated.weights != 0, alone.weights != 0)
+        assert torch.allclose(treated.weights, alone.weights, rtol=1e-3, atol=1e-5)
+        assert treated.numerics.damping == alone.numerics.damping
+
+
 def test_masks_are_those_of_their_scores():
     for score, scores in (
         (Score.MAGNITUDE, magnitude_scores(WEIGHT)),
@@ -47,7 +61,7 @@ def test_masks_are_those_of_their_scores():
 
 
 def test_obs_with_its_own_masks_is_the_published_sweep():
-    expected, _ = obs_sweep(WEIGHT, damped(SEEN.moments), [PATTERNS[1]])
+    (expected,), _ = obs_sweep([WEIGHT], damped(SEEN.moments), [PATTERNS[1:2]])
     assert torch.equal(Treatment(Score.OBS, Update.OBS).apply(WEIGHT, SEEN, [PATTERNS[1]]).weights, expected)
 
 

@@ -68,18 +68,37 @@ def test_the_sweep_of_all_patterns_equals_one_at_a_time(inputs, monkeypatch):
     monkeypatch.setattr(updates, "_PANEL", 6)  # groups lie across panels
     weight, seen = data(5, inputs, 100)
     curvature = damped(moments(seen))
-    swept, kept = obs_sweep(weight, curvature, PATTERNS)
+    (swept,), (kept,) = obs_sweep([weight], curvature, [PATTERNS])
     for index, pattern in enumerate(PATTERNS):
         expected, mask = reference_sweep(weight, curvature.matrix, pattern)
         assert torch.equal(kept[index], mask)
         assert torch.allclose(swept[index], expected, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_matrices_of_the_same_inputs_are_swept_together(masked):
+    weight, seen = data(12, 29, 100)
+    weights = [weight[:3], weight[3:4], weight[4:]]
+    patterns = [PATTERNS[1:5], PATTERNS[4:5], [PATTERNS[4], PATTERNS[0], PATTERNS[1]]]
+    taken = [nm_mask(matrix.abs(), Pattern(2, 8)) for matrix in weights]
+    masks = None
+    if masked:
+        masks = [torch.stack([nm_mask(w.abs(), p) for p in own]) for w, own in zip(weights, patterns, strict=True)]
+    curvature = damped(moments(seen))
+    swept, kept = obs_sweep(weights, curvature, patterns, masks, taken=taken)
+    for index, (matrix, own) in enumerate(zip(weights, patterns, strict=True)):
+        for place, pattern in enumerate(own):
+            of_one = None if masks is None else [masks[index][place : place + 1]]
+            ((alone,),), ((mask,),) = obs_sweep([matrix], curvature, [[pattern]], of_one, taken=[taken[index]])
+            assert torch.equal(kept[index][place], mask)
+            assert torch.allclose(swept[index][place], alone, rtol=1e-10, atol=1e-12)
+
+
 def test_a_sweep_keeps_to_masks_that_are_given():
     weight, seen = data(5, 16, 60)
     masks = [nm_mask(weight.abs(), pattern) for pattern in PATTERNS]
     curvature = damped(moments(seen))
-    swept, kept = obs_sweep(weight, curvature, PATTERNS, masks)
+    (swept,), (kept,) = obs_sweep([weight], curvature, [PATTERNS], [torch.stack(masks)])
     for one, mask, pattern in zip(swept, masks, PATTERNS, strict=True):
         assert not one[~mask].any()
         if pattern.is_dense:
@@ -91,16 +110,16 @@ def test_least_squares_is_never_worse_than_the_sweep_and_that_than_nothing():
     weight, seen = data(12, 40, 200)
     H = damped(moments(seen))
     for pattern in PATTERNS:
-        swept, (mask,) = obs_sweep(weight, H, [pattern])
+        ((swept,),), ((mask,),) = obs_sweep([weight], H, [[pattern]])
         best = least_squares(weight, H, mask)
-        errors = [row_errors(weight, one, H.matrix).sum() for one in (best, swept[0], weight * mask)]
+        errors = [row_errors(weight, one, H.matrix).sum() for one in (best, swept, weight * mask)]
         assert errors == sorted(errors)
 
 
 def test_no_sweep_beats_the_best_of_all_masks():
     weight, seen = data(60, 8, 60)
     H = damped(moments(seen))
-    (swept,), (kept,) = obs_sweep(weight, H, [Pattern(4, 8)])
+    ((swept,),), ((kept,),) = obs_sweep([weight], H, [[Pattern(4, 8)]])
     best = torch.full((60,), torch.inf, dtype=torch.float64)
     for chosen in itertools.combinations(range(8), 4):
         mask = torch.zeros_like(weight, dtype=torch.bool)
@@ -162,27 +181,27 @@ def test_conjugate_gradients_find_what_the_direct_solution_is(pattern, dtype, mo
     weight, seen = data(7, 96, 300)
     seen[:, :3] *= 30  # outlier channels
     curvature = damped(moments(seen).to(dtype))
-    swept, (mask,) = obs_sweep(weight.to(dtype), curvature, [pattern])
+    ((swept,),), ((mask,),) = obs_sweep([weight.to(dtype)], curvature, [[pattern]])
     exact = least_squares(weight, curvature, mask)
     tolerance = 1e-10 if dtype == torch.float64 else 1e-5
-    found, residual = conjugate_gradients(weight, curvature, mask, swept[0], tolerance=tolerance, steps=500)
+    found, residual = conjugate_gradients(weight, curvature, mask, swept, tolerance=tolerance, steps=500)
     assert residual < 2 * tolerance
     assert not found[~mask].any()
     assert torch.allclose(found, exact, rtol=1e3 * tolerance, atol=1e3 * tolerance)
     # With the tolerance that is used, the error is the least but for 1 in 1000.
-    found, residual = conjugate_gradients(weight, curvature, mask, swept[0])
+    found, residual = conjugate_gradients(weight, curvature, mask, swept)
     assert residual <= 1.1e-3
-    errors = [row_errors(weight, one, curvature.matrix).sum() for one in (exact, found, swept[0])]
+    errors = [row_errors(weight, one, curvature.matrix).sum() for one in (exact, found, swept)]
     assert errors[1] < 1.002 * errors[0] < errors[2]
 
 
 def test_too_few_steps_are_told_and_still_no_worse_than_the_start():
     weight, seen = data(6, 64, 200)
     curvature = damped(moments(seen))
-    swept, (mask,) = obs_sweep(weight, curvature, [Pattern(4, 8)])
-    before = row_errors(weight, swept[0], curvature.matrix)
+    ((swept,),), ((mask,),) = obs_sweep([weight], curvature, [[Pattern(4, 8)]])
+    before = row_errors(weight, swept, curvature.matrix)
     for steps in range(4):
-        found, residual = conjugate_gradients(weight, curvature, mask, swept[0], steps=steps)
+        found, residual = conjugate_gradients(weight, curvature, mask, swept, steps=steps)
         assert residual > 1e-3
         after = row_errors(weight, found, curvature.matrix)
         assert (after <= before * (1 + 1e-12)).all()
@@ -212,10 +231,10 @@ def test_a_sweep_keeps_nothing_that_is_taken(pattern):
     """As if those columns of a row did not belong to its groups."""
     weight, seen = data(6, 29, 80)
     taken = nm_mask(weight.abs(), Pattern(2, 8))
-    swept, kept = obs_sweep(weight, damped(moments(seen)), [pattern], taken=taken)
-    assert not (kept[0] & taken).any()
-    assert not swept[0][~kept[0]].any()
+    ((swept,),), ((kept,),) = obs_sweep([weight], damped(moments(seen)), [[pattern]], taken=[taken])
+    assert not (kept & taken).any()
+    assert not swept[~kept].any()
     for start in range(0, 29, pattern.m):
         free = (~taken[:, start : start + pattern.m]).sum(dim=1)
-        counts = kept[0, :, start : start + pattern.m].sum(dim=1)
+        counts = kept[:, start : start + pattern.m].sum(dim=1)
         assert torch.equal(counts, free.clamp(max=pattern.n))
