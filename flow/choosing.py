@@ -261,9 +261,8 @@ def rivals_of(problem: Problem, evidence: Evidence) -> list[Assignment]:
 
 def set_up(patterns: Sequence[Pattern], evidence: Evidence) -> Bench:
     """Prune every layer under every pattern, from its statistics in the dense model."""
-    layers = [layer for unit in evidence.units for layer in unit]
-    by_layer = dict.fromkeys((layer.name for layer in layers), patterns)
-    treated = treat_layers(evidence.treatment, layers, evidence.dense, by_layer, SEARCH_TOLERANCE)
+    dense = {layer.name: layer.weight for unit in evidence.units for layer in unit}
+    treated = treat_layers(evidence.treatment, dense, evidence.dense, dict.fromkeys(dense, patterns), SEARCH_TOLERANCE)
     weights = {name: of_layer.weights for name, of_layer in treated.items()}
     return Bench(evidence.model, evidence.units, weights, Reference.of(evidence.model, evidence.judged))
 

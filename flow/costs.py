@@ -53,32 +53,70 @@ those of whole samples, as a model may do something else at later places of a te
 
 @dataclass
 class Sensitivity:
-    """How the loss feels changes of one layer's outputs: sums over the tokens that reached the layer.
+    """How the loss feels changes of one layer's outputs, all or a sample of them: sums over the tokens that reached the
+    layer.
 
     Parameters
     ----------
     probe : Tensor
-        The change of the weights that the loss's rise is measured along, [outputs, inputs].
+        The change of the weights that the loss's rise is measured along, [sampled outputs, inputs].
     squares : Tensor
-        Sum of g_o ** 2, [outputs], float32.
+        Sum of g_o ** 2, [sampled outputs], float32.
+    outputs : int
+        Outputs of the layer.
+    sampled : Tensor, optional
+        Indices of the outputs that are looked at, drawn at random, [sampled outputs], int64; None for all.
     along : float
-        Sum of (g . probe x) ** 2.
+        Sum of (g . probe x) ** 2 over the sampled outputs.
+    apart : float
+        Sum of (g_o (probe x)_o) ** 2, as if each output were pruned by itself.
     """
 
     probe: Tensor
     squares: Tensor
+    outputs: int
+    sampled: Tensor | None = None
     along: float = 0.0
+    apart: float = 0.0
 
     @classmethod
-    def of(cls, probe: Tensor) -> Sensitivity:
+    def of(cls, probe: Tensor, outputs: int | None = None, sampled: Tensor | None = None) -> Sensitivity:
         """Before any token."""
-        return cls(probe.float(), torch.zeros(len(probe), device=probe.device))
+        return cls(probe.float(), torch.zeros(len(probe), device=probe.device), outputs or len(probe), sampled)
 
     def add(self, inputs: Tensor, gradient: Tensor) -> None:
-        """Take inputs [..., inputs] and the gradient in their outputs [..., outputs] into account."""
+        """Take inputs [..., inputs] and the gradient in all their outputs [..., outputs] into account."""
+        gradient = gradient if self.sampled is None else gradient[..., self.sampled]
         self.squares += gradient.float().flatten(0, -2).square().sum(dim=0)
-        moved = inputs.float() @ self.probe.T
-        self.along += (moved * gradient).sum(dim=-1).square().sum().item()
+        moved = (inputs.float() @ self.probe.T).mul_(gradient)
+        self.along += moved.sum(dim=-1).square().sum().item()
+        if self.sampled is not None:
+            self.apart += moved.square().sum().item()
+
+    def scale(self, factor: float) -> None:
+        """As if all gradients had been so many times as large."""
+        self.squares *= factor**2
+        self.along *= factor**2
+        self.apart *= factor**2
+
+    @property
+    def share(self) -> float:
+        """How many outputs each sampled one stands for."""
+        return self.outputs / len(self.probe)
+
+    @property
+    def rise(self) -> float:
+        """What `along` would be for all outputs; of a sample, its expectation.
+
+        Products of two outputs are ``outputs * (outputs - 1)``, and a sample has fewer of them than its share of the
+        outputs.
+        """
+        if self.sampled is None or len(self.probe) < 2:
+            return self.along * self.share
+        pairs = self.share * (self.outputs - 1) / (len(self.probe) - 1)
+        # By the chance of the draw products of different outputs may come to less than nothing, but a few outputs that
+        # are felt alone are felt among others too.
+        return max(self.along, self.share * self.apart + pairs * (self.along - self.apart))
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +196,7 @@ def layer_curvature(changes: Tensor, seen: InputStatistics, felt: Sensitivity, t
     Parameters
     ----------
     changes : Tensor
-        dW, [changes, outputs, inputs].
+        dW at the outputs that the sensitivity looks at, [changes, sampled outputs, inputs].
     seen : InputStatistics
         The layer's inputs, with second moments.
     felt : Sensitivity
@@ -176,12 +214,12 @@ def layer_curvature(changes: Tensor, seen: InputStatistics, felt: Sensitivity, t
     moments = seen.moments.to(changes.device)
 
     def products(some: Tensor, others: Tensor) -> Tensor:
-        weighted = (some.float() @ moments) * felt.squares[:, None]
+        weighted = (some.float() @ moments) * (felt.share * felt.squares[:, None])
         return (weighted.flatten(1) @ others.float().flatten(1).T).double() / (2 * tokens)
 
     # A model that was always sure of its labels would feel nothing along the probe.
     expected = products(felt.probe[None], felt.probe[None]).item()
-    level = felt.along / (2 * tokens) / expected if expected > 0 else 1.0
+    level = felt.rise / (2 * tokens) / expected if expected > 0 else 1.0
     found: NDArray[np.float64] = (level * products(changes, changes)).cpu().numpy()
     return (found + found.T) / 2
 
@@ -221,9 +259,22 @@ def sensitivities(
 
 
 @contextlib.contextmanager
-def sensing(layers: Sequence[LinearLayer], probes: Mapping[str, Tensor]) -> Iterator[dict[str, Sensitivity]]:
-    """Measure the sensitivities of some layers by the backward passes that are made while the context is open."""
-    felt = {layer.name: Sensitivity.of(probes[layer.name]) for layer in layers}
+def sensing(
+    layers: Sequence[LinearLayer], probes: Mapping[str, Tensor], sampled: Mapping[str, Tensor] | None = None
+) -> Iterator[dict[str, Sensitivity]]:
+    """Measure the sensitivities of some layers by the backward passes that are made while the context is open.
+
+    Parameters
+    ----------
+    layers : sequence of LinearLayer
+        The layers.
+    probes : mapping
+        A change of the weights by the layer's name, [sampled outputs, inputs].
+    sampled : mapping, optional
+        Outputs that are looked at by the layer's name, int64; by default all.
+    """
+    few = sampled or {}
+    felt = {layer.name: Sensitivity.of(probes[layer.name], layer.shape[0], few.get(layer.name)) for layer in layers}
     with _watching(layers, lambda layer, inputs, gradient: felt[layer.name].add(inputs, gradient)):
         yield felt
 

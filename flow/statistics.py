@@ -132,28 +132,26 @@ class InputStatistics:
         self.squares += products.diagonal().to(self.squares)
 
 
-def with_same_inputs(
-    layers: Iterable[LinearLayer], seen: Mapping[str, InputStatistics]
-) -> tuple[tuple[LinearLayer, ...], ...]:
+def with_same_inputs(names: Iterable[str], seen: Mapping[str, InputStatistics]) -> list[list[str]]:
     """Layers by what was seen of their inputs, which is the same to the bit for those that get the same inputs, such as
     the query, key and value projections of an attention.
 
     Parameters
     ----------
-    layers : iterable of LinearLayer
+    names : iterable of str
         The layers.
     seen : mapping
         Statistics of their inputs, by the layer's name.
     """
-    groups: list[list[LinearLayer]] = []
-    for layer in layers:
+    groups: list[list[str]] = []
+    for name in names:
         for group in groups:
-            if seen[layer.name].equals(seen[group[0].name]):
-                group.append(layer)
+            if seen[name].equals(seen[group[0]]):
+                group.append(name)
                 break
         else:
-            groups.append([layer])
-    return tuple(map(tuple, groups))
+            groups.append([name])
+    return groups
 
 
 @contextlib.contextmanager

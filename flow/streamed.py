@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -21,12 +22,14 @@ from flexcim.pattern import Pattern
 from flow.blocks import Block, LinearLayer
 from flow.costs import COST_TOKENS, LossModel, label_drawer, layer_curvature, sensing
 from flow.divergence import Reference
+from flow.seeds import seeded
 from flow.statistics import InputStatistics
 from flow.stream import BlockStream
 from flow.treatment import Treatment, treat_layers
 
 __all__ = [
     "BENCH_BYTES",
+    "COST_OUTPUTS",
     "SEARCH_TOLERANCE",
     "StreamedBench",
     "bench_bytes",
@@ -42,6 +45,10 @@ laptop's 8 GiB leaves room for the rest of the model and its activations."""
 SEARCH_TOLERANCE = 0.03
 """Residual of the least squares (`flow.updates.TOLERANCE`) while patterns are compared: thirty times looser is half the
 time, and tells them apart as well."""
+
+COST_OUTPUTS = 512
+"""Outputs of a layer, drawn at random, that its costs are measured on. Each output is pruned by itself, and the costs
+of all patterns are sums over the same ones, so that a few hundred tell the patterns apart as all would."""
 
 _TOKENS_FOR_AN_INPUT = 8
 """Tokens for each input of the widest layer that second moments are taken from while patterns are compared."""
@@ -77,8 +84,9 @@ def middle_pattern(patterns: Sequence[Pattern]) -> int:
 class StreamedBench:
     """A model that is put under patterns block by block.
 
-    In memory are one block, its weights under each pattern and its second moments, the activations of a `BlockStream`
-    for each assignment, and the dense model's `Reference` on the guard's samples; on disk, in the folder for temporary
+    In memory are one block and its second moments; the weights of a part of its outputs (`COST_OUTPUTS`) under each
+    pattern, or all of them under each that an assignment gives them; the activations of a `BlockStream` for each
+    assignment, and the dense model's `Reference` on the guard's samples; on disk, in the folder for temporary
     files, the inputs of all blocks.
 
     Parameters
@@ -113,8 +121,9 @@ class StreamedBench:
         Parameters
         ----------
         seed : int
-            Seed of the labels that the model draws.
+            Seed of the labels that the model draws, and of the outputs that stand for all of a layer's.
         """
+        generator = seeded(seed)
         few = first_tokens(self.samples, COST_TOKENS)
         predicted = few[:, 1:].numel()
         middle = middle_pattern(self.patterns)
@@ -129,15 +138,17 @@ class StreamedBench:
                     continue
                 go(position)
                 seen = stream.measure(moments=True)
-                treated = self._treated(block, seen)
-                changes = {layer.name: treated.pop(layer.name) - layer.weight for layer in block.layers}
-                with sensing(block.layers, {name: change[middle] for name, change in changes.items()}) as felt:
+                some = {layer.name: _some_outputs(layer, generator) for layer in block.layers}
+                weights = {layer.name: layer.weight[some[layer.name]] for layer in block.layers}
+                treated = self._treated(weights, seen, dict.fromkeys(weights, self.patterns))
+                changes = {name: treated.pop(name) - weight for name, weight in weights.items()}
+                probes = {name: change[middle] for name, change in changes.items()}
+                with sensing(block.layers, probes, some) as felt:
                     for _ in batches:
                         pass
                 for name, change in changes.items():
                     # The stream goes back from the mean loss, whose gradients are smaller by the number of tokens.
-                    felt[name].squares *= predicted**2
-                    felt[name].along *= predicted**2
+                    felt[name].scale(predicted)
                     found[name] = layer_curvature(change, seen[name], felt[name], predicted)
         return LossModel(np.stack([sum(found[layer.name] for layer in unit) for unit in self.units]))
 
@@ -156,21 +167,35 @@ class StreamedBench:
         unit_of = {layer.name: index for index, unit in enumerate(self.units) for layer in unit}
         for block in self.blocks:
             with block.loaded():
-                treated = self._treated(block, dense.measure(moments=self.treatment.needs_moments))
+                before = {layer.name: layer.weight.clone() for layer in block.layers}
+                wanted = {name: [columns[unit_of[name]] for columns in assignments.values()] for name in before}
+                columns_of = {name: sorted(set(columns)) for name, columns in wanted.items()}
+                patterns = {name: [self.patterns[column] for column in own] for name, own in columns_of.items()}
+                treated = self._treated(before, dense.measure(moments=self.treatment.needs_moments), patterns)
                 dense.skip()
                 guard.skip()
-                before = [layer.weight.clone() for layer in block.layers]
-                for name, columns in assignments.items():
+                for number, stream in enumerate(pruned.values()):
                     for layer in block.layers:
-                        layer.weight.copy_(treated[layer.name][columns[unit_of[layer.name]]])
-                    pruned[name].skip()
-                for layer, weight in zip(block.layers, before, strict=True):
-                    layer.weight.copy_(weight)
+                        own = columns_of[layer.name]
+                        layer.weight.copy_(treated[layer.name][own.index(wanted[layer.name][number])])
+                    stream.skip()
+                for layer in block.layers:
+                    layer.weight.copy_(before[layer.name])
         reference = Reference.from_answers(self.guard, guard.answers())
         return {name: reference.mean_divergence(stream.answers()) for name, stream in pruned.items()}
 
-    def _treated(self, block: Block, seen: Mapping[str, InputStatistics]) -> dict[str, Tensor]:
-        """A block's weights under each pattern, [patterns, outputs, inputs] by the layer's name."""
-        by_layer = dict.fromkeys((layer.name for layer in block.layers), self.patterns)
-        treated = treat_layers(self.treatment, block.layers, seen, by_layer, SEARCH_TOLERANCE)
+    def _treated(
+        self,
+        weights: Mapping[str, Tensor],
+        seen: Mapping[str, InputStatistics],
+        patterns: Mapping[str, Sequence[Pattern]],
+    ) -> dict[str, Tensor]:
+        """Some weights under some patterns, [patterns, outputs, inputs] by the layer's name."""
+        treated = treat_layers(self.treatment, weights, seen, patterns, SEARCH_TOLERANCE)
         return {name: of_layer.weights for name, of_layer in treated.items()}
+
+
+def _some_outputs(layer: LinearLayer, generator: torch.Generator) -> Tensor:
+    """Outputs that stand for all of a layer's, in their order, int64: all of them if there are few."""
+    drawn = torch.randperm(layer.shape[0], generator=generator)[:COST_OUTPUTS]
+    return drawn.sort().values.to(layer.weight.device)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flexcim.pattern import Pattern
-from flow.blocks import Block, LinearLayer
+from flow.blocks import Block
 from flow.masks import nm_mask
 from flow.options import Method, Score, Update
 from flow.scores import magnitude_scores, obs_scores, ria_scores, wanda_scores
@@ -230,21 +230,21 @@ def default_treatment(method: Method, score: Score | None = None, update: Update
 
 def treat_layers(
     treatment: Treatment,
-    layers: Iterable[LinearLayer],
+    weights: Mapping[str, Tensor],
     seen: Mapping[str, InputStatistics],
     patterns: Mapping[str, Sequence[Pattern]],
     tolerance: float = TOLERANCE,
 ) -> dict[str, Treated]:
-    """Prune layers by each of some patterns, together those that get the same inputs; the layers stay as they are.
+    """Prune the weights of layers by each of some patterns, together those of layers that get the same inputs.
 
     Parameters
     ----------
     treatment : Treatment
         How they are pruned.
-    layers : iterable of LinearLayer
-        The layers.
+    weights : mapping
+        Dense weights by the layer's name, [outputs, inputs], all outputs or some.
     seen : mapping
-        Statistics of their inputs, by the layer's name.
+        Statistics of the layers' inputs, by name.
     patterns : mapping
         The patterns of each, by name.
     tolerance : float
@@ -253,16 +253,15 @@ def treat_layers(
     Returns
     -------
     dict
-        By the layer's name.
+        By the layer's name, in the order of the weights.
     """
     treated: dict[str, Treated] = {}
-    for group in with_same_inputs(layers, seen):
-        names = [layer.name for layer in group]
+    for names in with_same_inputs(weights, seen):
         found = treatment.apply_together(
-            [layer.weight for layer in group], seen[names[0]], [patterns[name] for name in names], tolerance
+            [weights[name] for name in names], seen[names[0]], [patterns[name] for name in names], tolerance
         )
         treated |= zip(names, found, strict=True)
-    return treated
+    return {name: treated[name] for name in weights}
 
 
 def prune_block(
@@ -286,8 +285,8 @@ def prune_block(
     dict
         How the numbers of each layer went, by name.
     """
-    patterns = {layer.name: [choices[layer.name].pattern] for layer in block.layers}
-    treated = treat_layers(treatment, block.layers, seen, patterns)
+    weights = {layer.name: layer.weight for layer in block.layers}
+    treated = treat_layers(treatment, weights, seen, {name: [choices[name].pattern] for name in weights})
     for layer in block.layers:
         layer.weight.copy_(treated[layer.name].weights[0])
     return {name: of_layer.numerics for name, of_layer in treated.items()}

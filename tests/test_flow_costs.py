@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -104,6 +106,29 @@ def test_curvature_is_the_formula_output_by_output():
     along = sum(float(g @ changes[1] @ x) ** 2 for g, x in zip(gradients, inputs, strict=True))
     assert found[1, 1] == pytest.approx(along / 80, rel=1e-4)
     assert np.array_equal(found, found.T)
+
+
+def test_sampled_outputs_stand_for_all_on_average():
+    """Over all samples of three outputs of six the mean is exact, as each output and each pair comes equally often."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(50, 7, generator=generator)
+    # The loss feels the outputs alike, so that no sample finds them to make up for each other.
+    gradients = torch.randn(50, 1, generator=generator) + 0.3 * torch.randn(50, 6, generator=generator)
+    probe = torch.randn(1, 7, generator=generator) + 0.3 * torch.randn(6, 7, generator=generator)
+    whole = costs.Sensitivity.of(probe)
+    whole.add(inputs, gradients)
+    rises, squares = [], torch.zeros(6)
+    for some in map(torch.tensor, itertools.combinations(range(6), 3)):
+        felt = costs.Sensitivity.of(probe[some], 6, some)
+        felt.add(inputs, gradients)
+        felt.scale(3.0)
+        rises.append(felt.rise / 9)
+        squares[some] += felt.share * felt.squares / 9
+    assert np.mean(rises) == pytest.approx(whole.rise, rel=1e-5)
+    assert torch.allclose(squares / len(rises), whole.squares, rtol=1e-5)
+    everything = costs.Sensitivity.of(probe, 6, torch.arange(6))
+    everything.add(inputs, gradients)
+    assert everything.rise == pytest.approx(whole.along, rel=1e-6)
 
 
 def test_a_layer_that_no_token_reaches_costs_nothing():

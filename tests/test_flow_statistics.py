@@ -18,7 +18,7 @@ def test_projections_of_one_attention_or_gate_belong_together(moments):
     layers = [layer for block in find_blocks(model) for layer in block.layers]
     with torch.no_grad(), observe(layers, moments=moments) as seen:
         model(input_ids=TOKENS)
-    groups = [[layer.name.rpartition(".")[2] for layer in group] for group in with_same_inputs(layers, seen)]
+    groups = [[name.rpartition(".")[2] for name in group] for group in with_same_inputs(seen, seen)]
     of_block = [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]]
     assert groups == of_block * len(find_blocks(model))
 

@@ -10,6 +10,7 @@ import torch
 
 from flexcim.config import PRESETS
 from flow import choosing
+from flow import streamed as streaming
 from flow.blocks import find_blocks
 from flow.budgets import SparsityBudget, pose
 from flow.checkpoint import load_checkpoint
@@ -96,6 +97,22 @@ def test_both_ways_measure_the_same(evidence):
     assert far["first"] != far["second"]
     bench.restore()
     assert all(torch.equal(tensor, before[name]) for name, tensor in evidence.model.state_dict().items())
+
+
+def test_costs_of_some_outputs_are_near_those_of_all(monkeypatch):
+    model = tiny_llama()
+    bench = streamed(evidence_of(model, find_blocks(model)))
+    expected = np.array([bench.loss_model(seed=seed).costs for seed in range(8)])
+    monkeypatch.setattr(streaming, "COST_OUTPUTS", 16)  # of up to 44
+    found = np.array([bench.loss_model(seed=seed).costs for seed in range(8)])
+    assert np.array_equal(bench.loss_model(seed=0).costs, found[0])
+    # Layers of 12 outputs show that all else stays the same.
+    few = [index for index, (layer,) in enumerate(bench.units) if layer.shape[0] <= 16]
+    assert len(few) == 6
+    assert np.allclose(found[:, few], expected[:, few], rtol=1e-3, atol=0)
+    others = np.setdiff1d(np.arange(len(bench.units)), few)
+    assert not np.isclose(found[:, others], expected[:, others], rtol=1e-3, atol=0).all(axis=(0, 2)).any()
+    assert found[:, others].mean() == pytest.approx(expected[:, others].mean(), rel=0.2)
 
 
 def test_what_does_not_fit_is_chosen_from_disk_and_chosen_alike(tmp_path, monkeypatch):
