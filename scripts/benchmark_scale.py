@@ -24,6 +24,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from flow.budgets import SparsityBudget
+from flow.options import Method
 from flow.request import PruneRequest
 from flow.run import prune_to
 
@@ -106,13 +107,17 @@ class Watch:
     rows: list[tuple[str, float, int]] = field(default_factory=list)
     name: str = "importing"
     since: float = field(default_factory=time.perf_counter)
+    processor_since: float = field(default_factory=time.process_time)
 
     def begin(self, name: str, done: int = 0, total: int = 0) -> None:
         """The step before ends here."""
-        now = time.perf_counter()
-        self.rows.append((self.name, now - self.since, peak_bytes()))
-        print(f"{self.name:28}{now - self.since:10.1f} s{peak_bytes() / 2**30:10.2f} GiB", flush=True)
-        self.name, self.since = name, now
+        now, processor_now = time.perf_counter(), time.process_time()
+        seconds, processor = now - self.since, processor_now - self.processor_since
+        self.rows.append((self.name, seconds, peak_bytes()))
+        print(
+            f"{self.name:28}{seconds:10.1f} s{processor:10.1f} processor s{peak_bytes() / 2**30:10.2f} GiB", flush=True
+        )
+        self.name, self.since, self.processor_since = name, now, processor_now
         forget_peak()
 
 
@@ -124,6 +129,7 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--sparsity", type=float, default=0.5)
+    parser.add_argument("--method", type=Method, choices=list(Method), default=Method.FLOW, metavar="METHOD")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
@@ -136,8 +142,8 @@ def main() -> int:
         print(f"benchmark_scale: {needed / 1e9:.1f} GB are needed in {options.folder}", file=sys.stderr)
         return 2
     print(
-        f"seed {options.seed}, {options.blocks} of {ALL_BLOCKS} blocks written, {options.samples} samples of "
-        f"{options.length} tokens, {torch.get_num_threads()} threads"
+        f"method {options.method.value}, seed {options.seed}, {options.blocks} of {ALL_BLOCKS} blocks written, "
+        f"{options.samples} samples of {options.length} tokens, {torch.get_num_threads()} threads"
     )
     watch = Watch()
     watch.begin("writing the model")
@@ -146,6 +152,7 @@ def main() -> int:
         model=options.folder / "model",
         calibration=TEXT,
         budget=SparsityBudget(options.sparsity),
+        method=options.method,
         samples=options.samples,
         length=options.length,
         seed=options.seed,
