@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,8 +21,9 @@ from flow.calibration import tokens_of, window_of
 from flow.checkpoint import Checkpoint, load_checkpoint
 from flow.evaluation import Evaluation, evaluate_blocks
 from flow.journal import Journal
+from flow.nested_request import NestRequest
 from flow.nesting import Nested, nest, nest_by_magnitude, quantize_nested
-from flow.options import DEFAULT_SAMPLES
+from flow.pruner import Progress
 from flow.quantization import QuantizedLinear
 from flow.quiet import quiet
 from flow.statistics import InputStatistics
@@ -32,9 +32,6 @@ from flow.text import check_unseen, draw_samples, read_text
 from flow.updates import damped
 
 __all__ = ["NestError", "NestedLayer", "NestedResult", "default_rest", "nest_model"]
-
-Progress = Callable[[str, int, int], None]
-"""Called before each step with its name, the steps that are done, and the number of all steps."""
 
 
 class NestError(FlexCiMError):
@@ -93,12 +90,10 @@ class NestedResult:
     ----------
     checkpoint : Checkpoint
         The model under its denser plan, and its tokenizer.
+    request : NestRequest
+        What was asked for.
     sparser : PackedModel
         The packed model that the base was taken from.
-    share : float
-        What the denser plan counted when the weights were solved for.
-    seed : int
-        Seed of the calibration samples.
     samples : Tensor
         The calibration samples, [samples, length], int64.
     layers : tuple of NestedLayer
@@ -112,9 +107,8 @@ class NestedResult:
     """
 
     checkpoint: Checkpoint
+    request: NestRequest
     sparser: PackedModel
-    share: float
-    seed: int
     samples: Tensor
     layers: tuple[NestedLayer, ...]
     zeros: dict[str, tuple[int, int]]
@@ -135,21 +129,7 @@ def default_rest(base: Pattern) -> Pattern | None:
 
 
 @quiet()
-def nest_model(
-    model_path: str | os.PathLike[str],
-    sparser_path: str | os.PathLike[str],
-    journal: Journal,
-    *,
-    rest: Pattern | None = None,
-    share: float = 0.0,
-    calibration_text: str | os.PathLike[str],
-    evaluation_text: str | os.PathLike[str] | None = None,
-    samples: int = DEFAULT_SAMPLES,
-    length: int | None = None,
-    stride: int | None = None,
-    seed: int = 0,
-    progress: Progress = lambda name, done, total: None,
-) -> NestedResult:
+def nest_model(request: NestRequest, journal: Journal, *, progress: Progress | None = None) -> NestedResult:
     """Give a pruned model a denser plan that shares its weights.
 
     The pruned model is the base. Block by block, each layer gets a rest: weights of the dense model that the base
@@ -158,34 +138,27 @@ def nest_model(
 
     Parameters
     ----------
-    model_path : path
-        Local folder of the dense checkpoint.
-    sparser_path : path
-        What ``flexcim prune`` made of it.
+    request : NestRequest
+        What is asked for.
     journal : Journal
         Remembers what is finished, for this and later processes.
-    rest : Pattern, optional
-        The rest's pattern in each layer whose base is not dense; by default `default_rest` of its base.
-    share : float
-        What the denser plan's error counts when the weights are solved for, 0 to 1. With 0 the base stays as it is.
-    calibration_text, evaluation_text, samples, length, stride, seed, progress
-        As in `flow.pruner.prune`.
+    progress : callable, optional
+        Told about each step.
 
     Raises
     ------
     FlexCiMError
         If a checkpoint, a text or an option cannot be used; the message is one sentence.
     """
-    if not 0 <= share <= 1:
-        raise NestError(f"the denser plan's share must be between 0 and 1, not {share}")
-    sparser = read_packed(Path(sparser_path) / "packed")
-    dense = load_checkpoint(model_path, streamed=True)
-    base = load_checkpoint(Path(sparser_path) / "checkpoint", streamed=True)
-    layers = _layers(dense, base, sparser, rest)
-    length = window_of(length, dense)
-    calibration = read_text(calibration_text)
-    windows = draw_samples(_tokens(calibration, dense), samples, length, seed)
-    evaluation = None if evaluation_text is None else read_text(evaluation_text)
+    told = progress or (lambda name, done, total: None)
+    sparser = read_packed(request.sparser_packed)
+    dense = load_checkpoint(request.model, streamed=True)
+    base = load_checkpoint(request.sparser_checkpoint, streamed=True)
+    layers = _layers(dense, base, sparser, request.rest)
+    length = window_of(request.length, dense)
+    calibration = read_text(request.calibration)
+    windows = draw_samples(_tokens(calibration, dense), request.samples, length, request.seed)
+    evaluation = None if request.evaluation is None else read_text(request.evaluation)
     if evaluation is not None:
         check_unseen(calibration, evaluation)
     total = len(dense.blocks) + (0 if evaluation is None else 5)
@@ -194,20 +167,22 @@ def nest_model(
     def measure(name: str, during: Callable[[Block], contextlib.AbstractContextManager[None]]) -> None:
         if evaluation is None:
             return
-        progress(f"evaluating {name.replace('_', ', ')}", total - 5 + len(evaluations), total)
+        told(f"evaluating {name.replace('_', ', ')}", total - 5 + len(evaluations), total)
         tokens, size = _tokens(evaluation, dense), len(evaluation.encode())
         found = journal.once(
             f"evaluation-{name}",
-            lambda: evaluate_blocks(dense.model, dense.blocks, tokens, size, length, stride, during).to_mapping(),
+            lambda: evaluate_blocks(
+                dense.model, dense.blocks, tokens, size, length, request.stride, during
+            ).to_mapping(),
         )
         evaluations[name] = Evaluation.from_mapping(found)
 
     measure("dense", lambda block: contextlib.nullcontext())
-    streams = _Streams(dense, base, windows, share)
+    streams = _Streams(dense, base, windows, request.share)
     zeros: dict[str, tuple[int, int]] = {}
     residuals: dict[str, float | None] = {}
     for index, (block, base_block) in enumerate(zip(dense.blocks, base.blocks, strict=True)):
-        progress(f"nesting block {index + 1} of {len(dense.blocks)}", index, total)
+        told(f"nesting block {index + 1} of {len(dense.blocks)}", index, total)
         of_block = [layer for layer in layers if layer.block is block]
         stored = dense.resume(block, journal.checkpoint)
         with block.loaded(), base_block.loaded():
@@ -226,9 +201,8 @@ def nest_model(
             measure(name, partial(under, layers, plan, integers=integers))
     return NestedResult(
         checkpoint=dense,
+        request=request,
         sparser=sparser,
-        share=share,
-        seed=seed,
         samples=windows,
         layers=layers,
         zeros=zeros,

@@ -24,6 +24,7 @@ from flow.checkpoint import load_checkpoint
 from flow.export import ExportError
 from flow.nested_export import nest_to
 from flow.nested_model import NestError, default_rest
+from flow.nested_request import NestRequest
 from flow.quiet import quiet
 from flow.updates import row_errors
 from tests.model_families import tiny_family
@@ -63,8 +64,14 @@ def pruned(tmp_path_factory, text):
     return prune_tiny("llama", tmp_path_factory.mktemp("llama"), text)
 
 
+def asked(text, model, sparser, **options):
+    """What giving a pruned model a denser plan is asked for."""
+    options = {"samples": 4, "length": 32} | options
+    return NestRequest(model=model, sparser=sparser, calibration=text, **options)
+
+
 def nested(pruned, text, output, **options):
-    return nest_to(output, *pruned, calibration_text=text, samples=4, length=32, **options)
+    return nest_to(output, asked(text, *pruned, **options))
 
 
 def layers_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -100,7 +107,7 @@ def test_the_sparser_plan_is_the_pruned_model_and_the_denser_one_has_twice_as_mu
 def test_the_denser_plan_is_nearer_to_the_dense_model(pruned, text, tmp_path):
     other = tmp_path / "other.txt"
     other.write_text(OTHER_TEXT, encoding="utf-8")
-    result = nested(pruned, text, tmp_path / "out", evaluation_text=other)
+    result = nested(pruned, text, tmp_path / "out", evaluation=other)
     assert set(result.evaluations) == {"dense", "denser", "denser_quantized", "sparser", "sparser_quantized"}
     # The first block sees the same inputs in all models, so that its errors can be compared.
     dense, base, denser = (
@@ -132,7 +139,7 @@ def test_a_subset_of_a_pruned_model_leaves_that_as_it_is(text, tmp_path):
     model = save_tiny(tmp_path / "model", tiny_llama(), torch.float16)
     half = prune(model, tmp_path / "half", text, 0.4, patterns="2:8 4:8") / "checkpoint"
     prune(half, tmp_path / "quarter", text, 0.74, patterns="2:8 4:8", score="wanda", update="none")
-    nest_to(tmp_path / "out", half, tmp_path / "quarter", calibration_text=text, samples=2, length=32)
+    nest_to(tmp_path / "out", asked(text, half, tmp_path / "quarter"))
     for name, weight in layers_of(half).items():
         assert torch.equal(layers_of(tmp_path / "out" / "checkpoint")[name], weight)
     packed = [read_packed(tmp_path / name / "packed").layers for name in ("out", "half")]
@@ -196,14 +203,13 @@ def test_a_rest_doubles_what_keeps_no_more_than_half(base, rest):
 
 def refused(kind, message, text, output, model, sparser, **options):
     with pytest.raises(kind, match=message) as error:
-        nest_to(output, model, sparser, calibration_text=text, samples=2, **{"length": 32, **options})
+        nest_to(output, asked(text, model, sparser, **options))
     assert "\n" not in str(error.value)
     assert not Path(f"{output}.partial").exists()
 
 
 def test_options_that_cannot_be_are_told(pruned, text, tmp_path, capfd):
     out = tmp_path / "out"
-    refused(NestError, r"share must be between 0 and 1, not 1\.5", text, out, *pruned, share=1.5)
     message = r"layer '.*': pattern 3:8 is not on the menu"
     refused(NestError, message, text, out, *pruned, rest=Pattern(3, 8))
     refused(PruneError, "length must be at most the 64 tokens", text, out, *pruned, length=65)

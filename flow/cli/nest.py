@@ -11,8 +11,9 @@ from rich.table import Column, Table
 
 from flexcim.pattern import Pattern
 from flexcim.plans import Plan
+from flow.cli import options
 from flow.cli.inputs import CALIBRATION_TEXT, OptionError, chosen_text, shown_progress
-from flow.options import DEFAULT_LENGTH, DEFAULT_SAMPLES
+from flow.options import DEFAULT_SAMPLES
 
 if TYPE_CHECKING:
     from flow.nested_model import NestedResult
@@ -23,7 +24,7 @@ __all__ = ["nest"]
 def nest(
     model: Annotated[Path, typer.Argument(help="Local folder of the dense checkpoint.")],
     sparser: Annotated[Path, typer.Argument(help="Folder that `flexcim prune` wrote for it: the sparser plan.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; an earlier result is replaced.")],
+    output: options.Output,
     rest: Annotated[
         str | None,
         typer.Option(
@@ -38,22 +39,12 @@ def nest(
             "it gets what is best for the denser one."
         ),
     ] = 0.0,
-    calibration: Annotated[
-        Path | None, typer.Option(help="UTF-8 text to calibrate on. \\[default: the repository's]")
-    ] = None,
-    evaluate: Annotated[Path | None, typer.Option(help="UTF-8 text to measure bits per byte on.")] = None,
-    samples: Annotated[int, typer.Option(help="Calibration samples.")] = DEFAULT_SAMPLES,
-    length: Annotated[
-        int | None,
-        typer.Option(
-            help="Tokens of a sample and of an evaluation window. "
-            f"\\[default: {DEFAULT_LENGTH}, or the model's context]"
-        ),
-    ] = None,
-    stride: Annotated[
-        int | None, typer.Option(help="Tokens from one evaluation window to the next. \\[default: the length]")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the calibration samples' places in the text.")] = 0,
+    calibration: options.Calibration = None,
+    evaluate: options.Evaluate = None,
+    samples: options.Samples = DEFAULT_SAMPLES,
+    length: options.Length = None,
+    stride: options.Stride = None,
+    seed: options.Seed = 0,
 ) -> None:
     """Give a pruned model a denser plan that shares its weights, and pack both as one.
 
@@ -71,22 +62,22 @@ def nest(
     """
     # torch and transformers take seconds to import; --help and mistyped options need neither.
     from flow.nested_export import nest_to
+    from flow.nested_request import NestRequest
 
+    request = NestRequest(
+        model=model,
+        sparser=sparser,
+        rest=None if rest is None else _pattern(rest),
+        share=share,
+        calibration=chosen_text(calibration, CALIBRATION_TEXT, "--calibration"),
+        evaluation=evaluate,
+        samples=samples,
+        length=length,
+        stride=stride,
+        seed=seed,
+    )
     with shown_progress() as progress:
-        result = nest_to(
-            output,
-            model,
-            sparser,
-            rest=None if rest is None else _pattern(rest),
-            share=share,
-            calibration_text=chosen_text(calibration, CALIBRATION_TEXT, "--calibration"),
-            evaluation_text=evaluate,
-            samples=samples,
-            length=length,
-            stride=stride,
-            seed=seed,
-            progress=progress,
-        )
+        result = nest_to(output, request, progress=progress)
     _show(result)
     print(f"written: {output}")
 
@@ -100,7 +91,7 @@ def _pattern(text: str) -> Pattern:
 
 def _show(result: NestedResult) -> None:
     """Print both plans of each layer, and what was measured."""
-    print(f"seed {result.seed}: {len(result.samples)} calibration samples of {result.samples.shape[1]} tokens")
+    print(f"seed {result.request.seed}: {len(result.samples)} calibration samples of {result.samples.shape[1]} tokens")
     right = ("denser", "sparser", "tiles")
     table = Table(Column("layer", overflow="fold"), "patterns", *(Column(f"{name}", justify="right") for name in right))
     for layer in result.layers:
