@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,6 +83,11 @@ class NestedLayer:
         return QuantizedLinear(weights, scales, activation_bits=self.tiling.config.activation_bits)
 
 
+_PRUNED = 0.05
+"""A model of which a larger share is zero was pruned before: of dense ones next to nothing is, and the mildest pattern
+of the menu, 4:5, leaves a fifth zero, less only at remainders."""
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NestedResult:
     """A model with two plans, and how it came about.
@@ -100,6 +106,10 @@ class NestedResult:
         All linear layers of the blocks, in the model's order.
     zeros : dict
         Zero weights of each layer under both plans, by name: denser, sparser.
+    given_zeros : dict
+        Zero weights of each layer in the model that was given, by name.
+    changed : dict
+        Weights of each layer that the denser plan has not as they were given, by name.
     residuals : dict
         Largest relative residual of each layer's least squares, by name; None where none were solved.
     evaluations : dict
@@ -112,14 +122,33 @@ class NestedResult:
     samples: Tensor
     layers: tuple[NestedLayer, ...]
     zeros: dict[str, tuple[int, int]]
+    given_zeros: dict[str, int]
+    changed: dict[str, int]
     residuals: dict[str, float | None]
     evaluations: dict[str, Evaluation]
 
     def sparsity(self, plan: Plan) -> float:
         """Share of all the layers' weights that are zero under a plan, counted."""
         index = list(Plan).index(plan)
-        size = sum(layer.tiling.outputs * layer.tiling.inputs for layer in self.layers)
-        return sum(zeros[index] for zeros in self.zeros.values()) / size
+        return self._share(zeros[index] for zeros in self.zeros.values())
+
+    @property
+    def given_sparsity(self) -> float:
+        """Share of the layers' weights that were zero in the model that was given, counted."""
+        return self._share(self.given_zeros.values())
+
+    @property
+    def changed_share(self) -> float:
+        """Share of the layers' weights that the denser plan has not as they were given, counted."""
+        return self._share(self.changed.values())
+
+    @property
+    def was_pruned(self) -> bool:
+        """Whether the model was pruned before, so that its weights may have been meant to be the denser plan's."""
+        return self.given_sparsity > _PRUNED
+
+    def _share(self, counts: Iterable[int]) -> float:
+        return sum(counts) / sum(layer.tiling.outputs * layer.tiling.inputs for layer in self.layers)
 
 
 def default_rest(base: Pattern) -> Pattern | None:
@@ -180,15 +209,14 @@ def nest_model(request: NestRequest, journal: Journal, *, progress: Progress | N
     measure("dense", lambda block: contextlib.nullcontext())
     streams = _Streams(dense, base, windows, request.share)
     zeros: dict[str, tuple[int, int]] = {}
-    residuals: dict[str, float | None] = {}
+    notes: dict[str, dict[str, Any]] = {}
     for index, (block, base_block) in enumerate(zip(dense.blocks, base.blocks, strict=True)):
         told(f"nesting block {index + 1} of {len(dense.blocks)}", index, total)
         of_block = [layer for layer in layers if layer.block is block]
         stored = dense.resume(block, journal.checkpoint)
         with block.loaded(), base_block.loaded():
-            found = {} if stored else streams.nest(of_block)
-            dense.settle(block)
-            residuals |= journal.once(f"residuals-{index}", partial(dict, found))
+            found = {} if stored else _nest_block(streams, dense, block, of_block)
+            notes |= journal.once(f"nested-{index}", partial(dict, found))
             if not stored:
                 dense.store(block, journal.checkpoint)
             streams.advance(of_block)
@@ -206,9 +234,28 @@ def nest_model(request: NestRequest, journal: Journal, *, progress: Progress | N
         samples=windows,
         layers=layers,
         zeros=zeros,
-        residuals=residuals,
+        given_zeros={name: note["given_zeros"] for name, note in notes.items()},
+        changed={name: note["changed"] for name, note in notes.items()},
+        residuals={name: note["residual"] for name, note in notes.items()},
         evaluations=evaluations,
     )
+
+
+def _nest_block(
+    streams: _Streams, dense: Checkpoint, block: Block, layers: Sequence[NestedLayer]
+) -> dict[str, dict[str, Any]]:
+    """Give the layers of a loaded block a rest in place; what came of each, by name."""
+    given = {layer.name: layer.layer.weight.clone() for layer in layers}
+    residuals = streams.nest(layers)
+    dense.settle(block)
+    return {
+        layer.name: {
+            "given_zeros": int((given[layer.name] == 0).sum()),
+            "changed": int((given[layer.name] != layer.layer.weight).sum()),
+            "residual": residuals[layer.name],
+        }
+        for layer in layers
+    }
 
 
 @contextlib.contextmanager

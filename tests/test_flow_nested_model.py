@@ -139,7 +139,8 @@ def test_a_subset_of_a_pruned_model_leaves_that_as_it_is(text, tmp_path):
     model = save_tiny(tmp_path / "model", tiny_llama(), torch.float16)
     half = prune(model, tmp_path / "half", text, 0.4, patterns="2:8 4:8") / "checkpoint"
     prune(half, tmp_path / "quarter", text, 0.74, patterns="2:8 4:8", score="wanda", update="none")
-    nest_to(tmp_path / "out", asked(text, half, tmp_path / "quarter"))
+    result = nest_to(tmp_path / "out", asked(text, half, tmp_path / "quarter"))
+    assert not any(result.changed.values())
     for name, weight in layers_of(half).items():
         assert torch.equal(layers_of(tmp_path / "out" / "checkpoint")[name], weight)
     packed = [read_packed(tmp_path / name / "packed").layers for name in ("out", "half")]
@@ -178,6 +179,7 @@ def test_the_command_shows_both_plans(pruned, text, tmp_path, capfd):
     assert err == ""
     assert "2:8 + 4:8" in out
     assert "sparser plan: 7" in out
+    assert "was pruned before" not in out
     assert out.endswith(f"written: {tmp_path / 'out'}\n")
     # An earlier result is replaced.
     assert main(["nest", *map(str, [*words[:-2], "--share", 1])]) == 0
@@ -189,6 +191,25 @@ def test_a_denser_plan_that_adds_nothing_is_told(pruned, text, tmp_path, capfd):
     assert main(["nest", *map(str, words), "--samples", "2", "--length", "32"]) == 0
     told = "the denser plan adds nothing: the model has no weight that the sparser plan lacks\n"
     assert told in capfd.readouterr().out
+
+
+def test_that_a_pruned_model_does_not_become_the_denser_plan_is_told(pruned, text, tmp_path, capfd):
+    """The sparser plan was pruned from the dense model, so that it is no subset of the model that is given."""
+    half = prune(pruned[0], tmp_path / "half", text, 0.4, patterns="2:8 4:8") / "checkpoint"
+    capfd.readouterr()
+    words = [half, pruned[1], "-o", tmp_path / "out", "--calibration", text, "--samples", 2, "--length", 32]
+    assert main(["nest", *map(str, words)]) == 0
+    given, denser = layers_of(half), layers_of(tmp_path / "out" / "checkpoint")
+    size = sum(weight.numel() for weight in given.values())
+    zeros = sum(int((weight == 0).sum()) for weight in given.values())
+    changed = {name: int((weight != denser[name]).sum()) for name, weight in given.items()}
+    assert (
+        f"the model was pruned before ({zeros / size:.2%} of its weights are zero), and the denser plan changes "
+        f"{sum(changed.values()) / size:.2%} of its weights: "
+    ) in capfd.readouterr().out
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {layer["name"]: layer["changed"] for layer in report["layers"]} == changed
+    assert report["given_sparsity"] == zeros / size
 
 
 @pytest.mark.parametrize(

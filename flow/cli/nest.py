@@ -53,7 +53,8 @@ def nest(
     either plan, or one in prefill and the other in decode.
 
     The other way round, to keep a pruned model as the denser plan: give its checkpoint as MODEL, and as SPARSER what
-    `flexcim prune --score wanda --update none` makes of that; then the sparser plan is a subset of its weights.
+    `flexcim prune --score wanda --update none` makes of that; then the sparser plan is a subset of its weights. If it
+    is none, the denser plan's weights are others than MODEL's, and the command says how many.
 
     Writes checkpoint/ (the denser plan, loads in plain transformers), packed/ (both plans) and report.json. One block
     of each model is in memory at a time; after a kill, the same command goes on from OUTPUT.partial.
@@ -107,5 +108,11 @@ def _show(result: NestedResult) -> None:
         print(f"{plan.value} plan: {result.sparsity(plan):.2%} of the weights are zero")
     if result.sparsity(Plan.DENSER) == result.sparsity(Plan.SPARSER):
         print("the denser plan adds nothing: the model has no weight that the sparser plan lacks")
+    if result.was_pruned and result.changed_share:
+        print(
+            f"the model was pruned before ({result.given_sparsity:.2%} of its weights are zero), and the denser plan "
+            f"changes {result.changed_share:.2%} of its weights: it keeps all if the sparser plan is a subset of them, "
+            "the rest has room for the others, and the share is 0"
+        )
     for name, evaluation in result.evaluations.items():
         print(f"bits per byte, {name.replace('_', ', ')}: {evaluation.bits_per_byte:.4f}")
