@@ -32,6 +32,7 @@ __all__ = [
     "PackedLayer",
     "PackedModel",
     "read_packed",
+    "read_pruned",
     "write_packed",
 ]
 
@@ -43,6 +44,9 @@ SCHEMA_VERSION = 1
 
 NESTED_SCHEMA_VERSION = 2
 """The same for nested models, whose layers have one key more; readers of the other version alone refuse them."""
+
+_PACKED = "packed"
+"""The folder's name in what ``flexcim prune`` and ``nest`` write, beside ``checkpoint``."""
 
 _FORMAT = "flexcim packed model"
 _SUFFIX = ".safetensors"
@@ -397,12 +401,15 @@ def read_packed(path: str | os.PathLike[str]) -> PackedModel:
     Raises
     ------
     PackedError
-        If the manifest is missing, no JSON, of another schema version, lacks a key or has an unknown one, is not what
-        was written, or says what cannot be. `PackedModel.layers` raises it for a layer's file.
+        If the folder or the manifest is missing, or the manifest is no JSON, of another schema version, lacks a key or
+        has an unknown one, is not what was written, or says what cannot be. `PackedModel.layers` raises it for a
+        layer's file.
     """
     manifest = Path(path) / MANIFEST
     try:
         text = manifest.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise _absent(Path(path)) from None
     except OSError as error:
         raise PackedError(f"{manifest}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
@@ -436,6 +443,36 @@ def read_packed(path: str | os.PathLike[str]) -> PackedModel:
             raise PackedError(f"{manifest}: layer {entry.name!r} is there twice")
         entries.append(entry)
     return PackedModel(config, document["metadata"], _StoredLayers(tuple(entries)))
+
+
+def read_pruned(path: str | os.PathLike[str]) -> PackedModel:
+    """Open the packed model in a folder that ``flexcim prune`` or ``nest`` wrote, as `read_packed` does.
+
+    Parameters
+    ----------
+    path : path
+        The folder, which holds ``packed`` beside ``checkpoint``.
+
+    Raises
+    ------
+    PackedError
+        If the folder is missing or holds no packed model, or that cannot be read.
+    """
+    folder = Path(path)
+    if folder.is_dir() and not (folder / _PACKED).is_dir():
+        meant = f"; was {folder.parent} meant?" if (folder / MANIFEST).is_file() else ""
+        raise PackedError(f"{folder}: has no folder {_PACKED!r}, so flexcim prune or nest did not write it{meant}")
+    return read_packed(folder / _PACKED if folder.is_dir() else folder)
+
+
+def _absent(folder: Path) -> PackedError:
+    """What is wrong with a folder that has no manifest."""
+    if not folder.exists():
+        return PackedError(f"{folder}: there is no such folder")
+    if not folder.is_dir():
+        return PackedError(f"{folder}: is a file, but a packed model is a folder")
+    meant = f"; was {folder / _PACKED} meant?" if (folder / _PACKED / MANIFEST).is_file() else ""
+    return PackedError(f"{folder}: is no packed model, it has no {MANIFEST}{meant}")
 
 
 def _check_keys(where: str, values: Mapping[str, Any], keys: Mapping[str, type | tuple[type, ...]]) -> None:

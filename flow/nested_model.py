@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from flexcim.errors import FlexCiMError
-from flexcim.packed import PackedModel, read_packed
+from flexcim.packed import PackedModel, read_pruned
 from flexcim.pattern import Pattern
 from flexcim.plans import Plan
 from flexcim.tiling import LayerTiling, tile_layer
@@ -180,7 +180,7 @@ def nest_model(request: NestRequest, journal: Journal, *, progress: Progress | N
         If a checkpoint, a text or an option cannot be used; the message is one sentence.
     """
     told = progress or (lambda name, done, total: None)
-    sparser = read_packed(request.sparser_packed)
+    sparser = read_pruned(request.sparser)
     dense = load_checkpoint(request.model, streamed=True)
     base = load_checkpoint(request.sparser_checkpoint, streamed=True)
     layers = _layers(dense, base, sparser, request.rest)

@@ -254,6 +254,22 @@ def test_models_that_do_not_belong_together_are_told(text, tmp_path):
     refused(NestError, "small has 2 blocks, but .* has 3", text, out, small, tmp_path / "pruned")
 
 
+def test_a_folder_that_prune_did_not_write_is_told(pruned, text, tmp_path, capfd):
+    model, sparser = pruned
+    for given, said in (
+        (tmp_path / "none", "there is no such folder"),
+        (
+            sparser / "packed",
+            f"has no folder 'packed', so flexcim prune or nest did not write it; was {sparser} meant?",
+        ),
+        (model, "has no folder 'packed', so flexcim prune or nest did not write it"),
+    ):
+        words = [model, given, "-o", tmp_path / "out", "--calibration", text]
+        assert main(["nest", *map(str, words)]) == 2
+        assert capfd.readouterr().err == f"flexcim: {given}: {said}\n"
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_a_model_that_has_two_plans_already_is_told(pruned, text, tmp_path):
     nested(pruned, text, tmp_path / "nested")
     message = "nested has two plans already, but the base of a nested model must have one"

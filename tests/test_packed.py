@@ -23,6 +23,7 @@ from flexcim.packed import (
     PackedLayer,
     PackedModel,
     read_packed,
+    read_pruned,
     write_packed,
 )
 from flexcim.pattern import Pattern
@@ -362,9 +363,45 @@ def test_packed_errors_are_the_users():
     assert issubclass(PackedError, FlexCiMError)
 
 
+def absent(read, folder, message):
+    """The whole of what a reader says of a folder that is no packed model."""
+    with pytest.raises(PackedError) as error:
+        read(folder)
+    assert str(error.value) == f"{folder}: {message}"
+
+
 def test_a_missing_manifest(tmp_path):
-    refused(tmp_path, "cannot be read (No such file or directory)")
-    refused(tmp_path / "none", "cannot be read (No such file or directory)")
+    absent(read_packed, tmp_path, "is no packed model, it has no manifest.json")
+    write_packed(tmp_path / "packed", MODEL)
+    meant = tmp_path / "packed"
+    absent(read_packed, tmp_path, f"is no packed model, it has no manifest.json; was {meant} meant?")
+
+
+@pytest.mark.parametrize("read", [read_packed, read_pruned])
+def test_a_missing_folder(read, tmp_path):
+    absent(read, tmp_path / "none", "there is no such folder")
+    (tmp_path / "file").touch()
+    absent(read, tmp_path / "file", "is a file, but a packed model is a folder")
+
+
+def test_what_prune_wrote_is_opened(tmp_path):
+    write_packed(tmp_path / "packed", MODEL)
+    assert read_pruned(tmp_path).metadata == METADATA
+
+
+def test_a_folder_that_prune_did_not_write(tmp_path):
+    message = "has no folder 'packed', so flexcim prune or nest did not write it"
+    absent(read_pruned, tmp_path, message)
+    write_packed(tmp_path / "packed", MODEL)
+    absent(read_pruned, tmp_path / "packed", f"{message}; was {tmp_path} meant?")
+    (tmp_path / "packed" / MANIFEST).unlink()
+    with pytest.raises(PackedError, match=r"packed: is no packed model, it has no manifest\.json$"):
+        read_pruned(tmp_path)
+
+
+def test_a_manifest_that_is_no_file(tmp_path):
+    (tmp_path / MANIFEST).mkdir()
+    refused(tmp_path, "cannot be read (Is a directory)")
 
 
 @pytest.mark.parametrize("data", [b"", b'{"format": ', b"\xff\xfe\xfd"])
