@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import safetensors
 import safetensors.numpy
-from numpy.typing import NDArray
 
 from flexcim.config import MacroConfig
 from flexcim.errors import FlexCiMError
 from flexcim.files import new_folder
+from flexcim.packed_model import ARRAYS, LazyLayers, PackedError, PackedLayer, PackedModel
 from flexcim.pattern import Pattern
 from flexcim.plans import Plan
-from flexcim.tiling import LayerTiling, sparser_cells, unpack_parts
+from flexcim.tiling import LayerTiling
 
 __all__ = [
     "MANIFEST",
@@ -32,6 +31,7 @@ __all__ = [
     "PackedLayer",
     "PackedModel",
     "read_packed",
+    "read_pruned",
     "write_packed",
 ]
 
@@ -44,9 +44,11 @@ SCHEMA_VERSION = 1
 NESTED_SCHEMA_VERSION = 2
 """The same for nested models, whose layers have one key more; readers of the other version alone refuse them."""
 
+_PACKED = "packed"
+"""The folder's name in what ``flexcim prune`` and ``nest`` write, beside ``checkpoint``."""
+
 _FORMAT = "flexcim packed model"
 _SUFFIX = ".safetensors"
-_ARRAYS: Mapping[str, type[np.generic]] = {"weights": np.int8, "offsets": np.uint8, "weight_scales": np.float32}
 _MANIFEST_KEYS: Mapping[str, type] = {
     "format": str,
     "schema_version": int,
@@ -68,142 +70,6 @@ _LAYER_KEYS: Mapping[str, type | tuple[type, ...]] = {
     "activation_scale": (float, int, type(None)),
 }
 _NESTED_LAYER_KEYS = {**_LAYER_KEYS, "rest": (str, type(None))}
-
-
-class PackedError(FlexCiMError):
-    """A packed model that cannot be written or read; the message names the file, the layer and the values."""
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class PackedLayer:
-    """One layer's cells and scales. Its bias stays in the host model.
-
-    The layer computes ``y[j] = activation_scale * weight_scales[j] * sum_i(weight[j, i] * x[i])`` on integers x.
-
-    Parameters
-    ----------
-    name : str
-        Its name in the model.
-    tiling : LayerTiling
-        Shape, pattern, groups and the reason for them, and the tiles.
-    activation_scale : float or None
-        Calibrated scale of the activations, or None where each token gets its own.
-    weight_scales : float32 [outputs]
-        Scale of each output's weights.
-    weights : int8 [tile, row, sub_macro, column]
-        Weights of the cells, as `flexcim.tiling.pack_layer` places them.
-    offsets : uint8 [tile, row, sub_macro, column]
-        Their offsets.
-
-    Raises
-    ------
-    PackedError
-        If an array has the wrong type or shape, an offset is illegal for the pattern, a weight does not fit W bits, or
-        a scale is impossible.
-    """
-
-    name: str
-    tiling: LayerTiling
-    activation_scale: float | None
-    weight_scales: NDArray[np.float32] = field(repr=False)
-    weights: NDArray[np.int8] = field(repr=False)
-    offsets: NDArray[np.uint8] = field(repr=False)
-
-    def __post_init__(self) -> None:
-        tiling = self.tiling
-        for name, dtype in _ARRAYS.items():
-            array = getattr(self, name)
-            shape = (tiling.outputs,) if name == "weight_scales" else tiling.packed_shape
-            if array.dtype != dtype or array.shape != shape:
-                raise self._error(
-                    f"{name} must be {np.dtype(dtype)} {list(shape)}, not {array.dtype} {list(array.shape)}"
-                )
-        limits = np.array([tile.pattern.max_offset for tile in tiling.tiles])[:, None, None, None]
-        too_far = self.offsets > limits
-        if too_far.any():
-            place = np.unravel_index(int(np.argmax(too_far)), self.offsets.shape)
-            pattern = tiling.tiles[int(place[0])].pattern
-            raise self._error(
-                f"the offset at [tile, row, sub_macro, column] = {list(map(int, place))} is {self.offsets[place]}, "
-                f"but pattern {pattern} reaches only {pattern.max_offset}"
-            )
-        bits = tiling.config.weight_bits
-        for extreme in (self.weights.min(), self.weights.max()):
-            if not -(1 << (bits - 1)) <= extreme < 1 << (bits - 1):
-                raise self._error(f"weights must fit weight_bits = {bits}, not {extreme}")
-        # A scale of 0 is that of an output whose weights are all 0.
-        wrong = ~(np.isfinite(self.weight_scales) & (self.weight_scales >= 0))
-        if wrong.any():
-            output = int(np.argmax(wrong))
-            scale = self.weight_scales[output]
-            raise self._error(f"weight_scales[{output}] must be finite and not negative, not {scale}")
-        if self.activation_scale is not None and not 0 < self.activation_scale < math.inf:
-            raise self._error(f"activation_scale must be finite and positive, not {self.activation_scale}")
-        if tiling.rest is not None:
-            try:
-                unpack_parts(tiling, self.weights, self.offsets)
-            except FlexCiMError as error:
-                raise self._error(str(error)) from None
-
-    def under(self, plan: Plan) -> PackedLayer:
-        """The layer under a plan; one that is not nested is the same under each."""
-        if plan is Plan.DENSER or self.tiling.rest is None:
-            return self
-        weights, offsets = (sparser_cells(self.tiling, cells) for cells in (self.weights, self.offsets))
-        return replace(self, tiling=self.tiling.sparser, weights=weights, offsets=offsets)
-
-    def _error(self, text: str) -> PackedError:
-        return PackedError(f"layer {self.name!r}: {text}")
-
-
-@dataclass(frozen=True, eq=False)
-class PackedModel:
-    """The layers that run on one macro.
-
-    A nested model is read and written whole, which is its denser plan.
-
-    Parameters
-    ----------
-    config : MacroConfig
-        The macro.
-    metadata : mapping
-        What JSON can hold: the model's name, the sparsity target and so on.
-    layers : sequence of PackedLayer
-        In the model's order. Of a model that `read_packed` opened, each access reads and verifies the layer's file, and
-        nothing is kept.
-    """
-
-    config: MacroConfig
-    metadata: Mapping[str, Any]
-    layers: Sequence[PackedLayer]
-
-    @property
-    def tilings(self) -> dict[str, LayerTiling]:
-        """Tilings of the layers by name, in order; of a model that `read_packed` opened, no array is read for it."""
-        if isinstance(self.layers, _StoredLayers):
-            return self.layers.tilings
-        return {layer.name: layer.tiling for layer in self.layers}
-
-    @property
-    def nested(self) -> bool:
-        """Whether it has two plans."""
-        return any(tiling.rest is not None for tiling in self.tilings.values())
-
-    def under(self, plan: Plan) -> PackedModel:
-        """The model under a plan, as one that has no other; the arrays are those that are stored.
-
-        Raises
-        ------
-        PackedError
-            If the model has not this plan.
-        """
-        if plan is Plan.DENSER:
-            return self
-        if not self.nested:
-            raise PackedError(f"the packed model has only one plan, so it cannot be run under a {plan.value} one")
-        if isinstance(self.layers, _StoredLayers):
-            return replace(self, layers=self.layers.under(plan))
-        return replace(self, layers=tuple(layer.under(plan) for layer in self.layers))
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -265,7 +131,7 @@ def _write_folder(folder: Path, model: PackedModel) -> None:
             raise PackedError(f"layer {layer.name!r} is there twice")
         if layer.tiling.config != model.config:
             raise PackedError(f"layer {layer.name!r} is tiled for another configuration than the model's")
-        data = safetensors.numpy.save({name: np.ascontiguousarray(getattr(layer, name)) for name in _ARRAYS})
+        data = safetensors.numpy.save({name: np.ascontiguousarray(getattr(layer, name)) for name in ARRAYS})
         file = f"{index:04}_{re.sub(r'[^A-Za-z0-9._-]', '_', layer.name)[:80]}{_SUFFIX}"
         (folder / file).write_bytes(data)
         tiling = layer.tiling
@@ -349,29 +215,27 @@ class _Entry:
             arrays = safetensors.numpy.load(data)
         except (safetensors.SafetensorError, ValueError, KeyError) as error:
             raise PackedError(f"{where}: is no safetensors file ({error})") from None
-        if set(arrays) != set(_ARRAYS):
-            raise PackedError(f"{where}: must hold {', '.join(_ARRAYS)}, not {', '.join(sorted(arrays)) or 'nothing'}")
+        if set(arrays) != set(ARRAYS):
+            raise PackedError(f"{where}: must hold {', '.join(ARRAYS)}, not {', '.join(sorted(arrays)) or 'nothing'}")
         try:
             return PackedLayer(name=self.name, tiling=self.tiling, activation_scale=self.activation_scale, **arrays)
         except PackedError as error:
             raise PackedError(f"{self.file}: {error}") from None
 
 
-class _StoredLayers(Sequence[PackedLayer]):
+class _StoredLayers(LazyLayers):
     """Layers of a packed model on disk; each access reads one."""
 
     def __init__(self, entries: tuple[_Entry, ...], plan: Plan = Plan.DENSER) -> None:
         self._entries, self._plan = entries, plan
 
-    def under(self, plan: Plan) -> _StoredLayers:
-        """The same files under a plan."""
-        return _StoredLayers(self._entries, plan)
-
     @property
     def tilings(self) -> dict[str, LayerTiling]:
-        """Their tilings by name, in order; no file is read."""
         sparser = self._plan is Plan.SPARSER
         return {entry.name: entry.tiling.sparser if sparser else entry.tiling for entry in self._entries}
+
+    def under(self, plan: Plan) -> _StoredLayers:
+        return _StoredLayers(self._entries, plan)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -397,12 +261,15 @@ def read_packed(path: str | os.PathLike[str]) -> PackedModel:
     Raises
     ------
     PackedError
-        If the manifest is missing, no JSON, of another schema version, lacks a key or has an unknown one, is not what
-        was written, or says what cannot be. `PackedModel.layers` raises it for a layer's file.
+        If the folder or the manifest is missing, or the manifest is no JSON, of another schema version, lacks a key or
+        has an unknown one, is not what was written, or says what cannot be. `PackedModel.layers` raises it for a
+        layer's file.
     """
     manifest = Path(path) / MANIFEST
     try:
         text = manifest.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise _absent(Path(path)) from None
     except OSError as error:
         raise PackedError(f"{manifest}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
@@ -436,6 +303,36 @@ def read_packed(path: str | os.PathLike[str]) -> PackedModel:
             raise PackedError(f"{manifest}: layer {entry.name!r} is there twice")
         entries.append(entry)
     return PackedModel(config, document["metadata"], _StoredLayers(tuple(entries)))
+
+
+def read_pruned(path: str | os.PathLike[str]) -> PackedModel:
+    """Open the packed model in a folder that ``flexcim prune`` or ``nest`` wrote, as `read_packed` does.
+
+    Parameters
+    ----------
+    path : path
+        The folder, which holds ``packed`` beside ``checkpoint``.
+
+    Raises
+    ------
+    PackedError
+        If the folder is missing or holds no packed model, or that cannot be read.
+    """
+    folder = Path(path)
+    if folder.is_dir() and not (folder / _PACKED).is_dir():
+        meant = f"; was {folder.parent} meant?" if (folder / MANIFEST).is_file() else ""
+        raise PackedError(f"{folder}: has no folder {_PACKED!r}, so flexcim prune or nest did not write it{meant}")
+    return read_packed(folder / _PACKED if folder.is_dir() else folder)
+
+
+def _absent(folder: Path) -> PackedError:
+    """What is wrong with a folder that has no manifest."""
+    if not folder.exists():
+        return PackedError(f"{folder}: there is no such folder")
+    if not folder.is_dir():
+        return PackedError(f"{folder}: is a file, but a packed model is a folder")
+    meant = f"; was {folder / _PACKED} meant?" if (folder / _PACKED / MANIFEST).is_file() else ""
+    return PackedError(f"{folder}: is no packed model, it has no {MANIFEST}{meant}")
 
 
 def _check_keys(where: str, values: Mapping[str, Any], keys: Mapping[str, type | tuple[type, ...]]) -> None:

@@ -1,4 +1,4 @@
-"""Tiling: a linear layer of any shape becomes tiles of the macro, their packed weights, and a program of commands."""
+"""Tiling: a linear layer of any shape becomes tiles of the macro and a program of commands; the cells of its tiles."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
 
-import numpy as np
-from numpy.typing import NDArray
-
+from flexcim.cells import TilingError, pack_layer, sparser_cells, unpack_layer, unpack_parts
 from flexcim.commands import MAX_VECTORS, Load, Run
 from flexcim.config import SUM_BITS, MacroConfig, ceil_div
 from flexcim.cycles import program_cycles
-from flexcim.errors import FlexCiMError
+from flexcim.parts import Part, lay_out, legal_groups
 from flexcim.pattern import Pattern
 from flexcim.program import LoadStep, Program, RunStep, Step
-from flexcim.slots import decode_slots, encode_slots
 
 __all__ = [
     "LayerTiling",
@@ -29,10 +26,6 @@ __all__ = [
     "unpack_layer",
     "unpack_parts",
 ]
-
-
-class TilingError(FlexCiMError):
-    """A layer that does not fit the macro; the message names the layer's value and the limit."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +102,11 @@ class LayerTiling:
         """The patterns of its parts: of the base, and of the rest if there is one."""
         return (self.pattern,) if self.rest is None else (self.pattern, self.rest)
 
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """Its parts, as their slot rows lie one behind the other: the base, and the rest if there is one."""
+        return lay_out(self.config, self.inputs, self.patterns, self.groups)
+
     @property
     def pattern_names(self) -> str:
         """The patterns as a reader sees them: ``4:8``, or ``2:8 + 2:8`` of a nested layer."""
@@ -132,24 +130,7 @@ class LayerTiling:
     @property
     def k_tiles(self) -> int:
         """Tiles along the inputs, those of the rest included."""
-        return ceil_div(self._starts[-1] + self._part_rows(self.patterns[-1]), self.config.rows)
-
-    def _part_rows(self, pattern: Pattern) -> int:
-        """Slot rows of a part."""
-        return ceil_div(self.inputs, self.config.window(pattern, self.groups))
-
-    @cached_property
-    def _starts(self) -> tuple[int, ...]:
-        """The first slot row of each part, counted through all K tiles.
-
-        Since a run has one pattern, a rest of another one begins with a tile; one of the same pattern goes on in the
-        row behind the base, so that a layer of few inputs need not have more tiles, and the base's part of that tile
-        are its first rows.
-        """
-        if self.rest is None:
-            return (0,)
-        rows = self._part_rows(self.pattern)
-        return (0, rows if self.rest == self.pattern else ceil_div(rows, self.config.rows) * self.config.rows)
+        return ceil_div(self.parts[-1].stop, self.config.rows)
 
     @property
     def output_tiles(self) -> int:
@@ -176,15 +157,10 @@ class LayerTiling:
 
     def _k_tile(self, k_tile: int) -> tuple[int, Pattern, tuple[range, ...]]:
         """Rows, pattern and spans of a K tile."""
-        first, found = k_tile * self.config.rows, []
-        for start, pattern in zip(self._starts, self.patterns, strict=True):
-            window = self.config.window(pattern, self.groups)
-            top = max(first, start)
-            bottom = min(first + self.config.rows, start + self._part_rows(pattern))
-            if top < bottom:
-                span = range((top - start) * window, min((bottom - start) * window, self.inputs))
-                found.append((bottom - first, pattern, span))
-        return found[-1][0], found[0][1], tuple(span for _, _, span in found)
+        rows = range(k_tile * self.config.rows, (k_tile + 1) * self.config.rows)
+        covered = [(part, span) for part in self.parts if (span := part.span(rows))]
+        stop = min(rows.stop, covered[-1][0].stop)
+        return stop - rows.start, covered[0][0].pattern, tuple(span for _, span in covered)
 
     @property
     def packed_shape(self) -> tuple[int, int, int, int]:
@@ -312,18 +288,6 @@ def tile_layer(
     return LayerTiling(config, outputs, inputs, pattern, best, reason, rest)
 
 
-def legal_groups(config: MacroConfig, patterns: Sequence[Pattern]) -> tuple[int, ...]:
-    """Group counts at which all patterns of a layer's parts are legal; 1 always is.
-
-    Raises
-    ------
-    ConfigError
-        If a pattern is not on the menu.
-    """
-    legal = [config.legal_groups(pattern) for pattern in patterns]
-    return tuple(groups for groups in config.group_counts if all(groups in one for one in legal))
-
-
 @lru_cache(maxsize=1024)  # the layers of a model share a few shapes
 def _cycles_by_groups(
     config: MacroConfig, outputs: int, inputs: int, patterns: tuple[Pattern, ...], vectors: int
@@ -336,186 +300,3 @@ def _cycles_by_groups(
         ).cycles
         for groups in legal_groups(config, patterns)
     }
-
-
-def pack_layer(
-    tiling: LayerTiling, weights: NDArray[np.int8], rest: NDArray[np.int8] | None = None
-) -> tuple[NDArray[np.int8], NDArray[np.uint8]]:
-    """Place a layer's weights in the cells of its tiles.
-
-    Slot q = block * n + k of an output is in row q div J, aggregated index a = q mod J of its K tile; output
-    j = h * C + c of its output tile is in column c of the sub-macros h * J + a (docs/architecture.md, section 2). The
-    rest of a nested layer has rows of its own, behind those of the base.
-
-    Parameters
-    ----------
-    tiling : LayerTiling
-        The layer's tiling.
-    weights : int8 [outputs, inputs]
-        The weights; of a nested layer those of the base.
-    rest : int8 [outputs, inputs], optional
-        Of a nested layer, what the denser plan adds to them.
-
-    Returns
-    -------
-    weights : int8 [tile, row, sub_macro, column]
-        Weights of the cells; all rows of the macro, those that a tile does not need, and outputs past the edge, are 0.
-    offsets : uint8 [tile, row, sub_macro, column]
-        Offsets of the cells; 0 in cells that hold no slot of the layer.
-
-    Raises
-    ------
-    TypeError
-        If the weights are no int8 matrix.
-    TilingError
-        If a matrix has not the layer's shape, a weight does not fit W bits, or there is a rest without a nested layer
-        or the other way round.
-    SlotError
-        If a block holds more than n non-zeros.
-    """
-    if (rest is None) != (tiling.rest is None):
-        has, given = ("no rest", "one") if tiling.rest is None else (f"a rest of {tiling.rest}", "none")
-        raise TilingError(f"the tiling has {has}, but {given} was given")
-    parts = [weights] if rest is None else [weights, rest]
-    values, offsets = [], []
-    for matrix, pattern in zip(parts, tiling.patterns, strict=True):
-        if matrix.shape != (tiling.outputs, tiling.inputs):
-            raise TilingError(
-                f"weights must be [{tiling.outputs}, {tiling.inputs}], the tiling's shape, not {list(matrix.shape)}"
-            )
-        encoded = encode_slots(matrix, pattern)
-        _check_weight_bits(tiling.config, matrix)
-        values.append(encoded[0])
-        offsets.append(encoded[1])
-    return _place(tiling, values), _place(tiling, offsets)
-
-
-def _check_weight_bits(config: MacroConfig, weights: NDArray[np.int8]) -> None:
-    limit = 1 << (config.weight_bits - 1)
-    for extreme in (weights.min(), weights.max()):
-        if not -limit <= extreme < limit:
-            raise TilingError(f"weights must fit {config.weight_bits} bits, {-limit} to {limit - 1}, not {extreme}")
-
-
-def _axes(tiling: LayerTiling) -> tuple[int, int, int, int, int, int]:
-    """Axes that both layouts share: output tile, h, c, K tile, row, a."""
-    config = tiling.config
-    aggregated = config.sub_macros // tiling.groups
-    return tiling.output_tiles, tiling.groups, config.columns, tiling.k_tiles, config.rows, aggregated
-
-
-def _part_slots(tiling: LayerTiling) -> list[slice]:
-    """The places of each part's slots among all slots of an output, those past the inputs included."""
-    aggregated = tiling.config.sub_macros // tiling.groups
-    return [
-        slice(start * aggregated, start * aggregated + ceil_div(tiling.inputs, pattern.m) * pattern.n)
-        for start, pattern in zip(tiling._starts, tiling.patterns, strict=True)
-    ]
-
-
-def _place(tiling: LayerTiling, parts: Sequence[NDArray[np.generic]]) -> NDArray:
-    """Cells [tile, row, sub_macro, column] of each part's slots [outputs, blocks, n]."""
-    output_tiles, groups, columns, k_tiles, rows, aggregated = _axes(tiling)
-    whole = np.zeros((output_tiles * groups * columns, k_tiles * rows * aggregated), parts[0].dtype)
-    for slots, place in zip(parts, _part_slots(tiling), strict=True):
-        whole[: tiling.outputs, place] = slots.reshape(tiling.outputs, -1)
-    cells = whole.reshape(_axes(tiling)).transpose(0, 3, 4, 1, 5, 2)
-    return np.ascontiguousarray(cells).reshape(tiling.packed_shape)
-
-
-def unpack_layer(tiling: LayerTiling, weights: NDArray[np.int8], offsets: NDArray[np.uint8]) -> NDArray[np.int8]:
-    """Read a layer's weights back from the cells of its tiles; the inverse of `pack_layer`.
-
-    Parameters
-    ----------
-    tiling : LayerTiling
-        The layer's tiling.
-    weights : int8 [tile, row, sub_macro, column]
-        Weights of the cells.
-    offsets : uint8 [tile, row, sub_macro, column]
-        Their offsets.
-
-    Returns
-    -------
-    int8 [outputs, inputs]
-        The weights; of a nested layer those of its denser plan.
-
-    Raises
-    ------
-    TypeError
-        If an array is of the wrong kind.
-    TilingError
-        If an array has not the tiling's shape, a cell that holds no slot of the layer is not 0, or base and rest have
-        a weight at the same place.
-    SlotError
-        If a block's slots are illegal.
-    """
-    base, *rest = unpack_parts(tiling, weights, offsets)
-    return base + rest[0] if rest else base
-
-
-def unpack_parts(
-    tiling: LayerTiling, weights: NDArray[np.int8], offsets: NDArray[np.uint8]
-) -> tuple[NDArray[np.int8], ...]:
-    """The same for each part: the base, and the rest if the layer is nested; no place is in both."""
-    values = _collect(tiling, "weights", weights)
-    reaches = _collect(tiling, "offsets", offsets)
-    parts = tuple(
-        decode_slots(value, reach, pattern, tiling.inputs)
-        for value, reach, pattern in zip(values, reaches, tiling.patterns, strict=True)
-    )
-    if len(parts) > 1 and (twice := (parts[0] != 0) & (parts[1] != 0)).any():
-        output, place = map(int, np.argwhere(twice)[0])
-        raise TilingError(
-            f"output {output} has weight {parts[0][output, place]} at input {place} in the base and "
-            f"{parts[1][output, place]} in the rest, but a weight is stored once"
-        )
-    return parts
-
-
-def _collect(tiling: LayerTiling, name: str, cells: NDArray) -> list[NDArray]:
-    """Each part's slots [outputs, blocks, n] of cells [tile, row, sub_macro, column]."""
-    if cells.shape != tiling.packed_shape:
-        raise TilingError(f"{name} must be {list(tiling.packed_shape)} for this tiling, not {list(cells.shape)}")
-    output_tiles, groups, columns, k_tiles, rows, aggregated = _axes(tiling)
-    whole = cells.reshape(output_tiles, k_tiles, rows, groups, aggregated, columns).transpose(0, 3, 5, 1, 2, 4)
-    whole = whole.reshape(output_tiles * groups * columns, k_tiles * rows * aggregated)
-    places = _part_slots(tiling)
-    if whole[tiling.outputs :].any():
-        raise _not_zero(name, "outputs", whole[tiling.outputs :])
-    edges = [*(place.start for place in places[1:]), whole.shape[1]]
-    for place, edge in zip(places, edges, strict=True):
-        if whole[:, place.stop : edge].any():
-            raise _not_zero(name, "inputs", whole[:, place.stop : edge])
-    return [
-        whole[: tiling.outputs, place].reshape(tiling.outputs, -1, pattern.n)
-        for place, pattern in zip(places, tiling.patterns, strict=True)
-    ]
-
-
-def _not_zero(name: str, what: str, cells: NDArray) -> TilingError:
-    return TilingError(f"{name} past the layer's {what} must be 0, but one is {cells[cells != 0][0]}")
-
-
-def sparser_cells(tiling: LayerTiling, cells: NDArray) -> NDArray:
-    """The cells of a nested layer's sparser plan: of each output tile the first K tiles, and of the one in which the
-    rest begins the first rows.
-
-    Parameters
-    ----------
-    tiling : LayerTiling
-        The nested layer's tiling.
-    cells : ndarray [tile, row, sub_macro, column]
-        Its weights or offsets.
-
-    Returns
-    -------
-    ndarray [tile, row, sub_macro, column]
-        Those of ``tiling.sparser``.
-    """
-    sparser = tiling.sparser
-    by_output = cells.reshape(tiling.output_tiles, tiling.k_tiles, *cells.shape[1:])
-    found = by_output[:, : sparser.k_tiles].reshape(sparser.packed_shape).copy()
-    for place, tile in enumerate(sparser.tiles):
-        found[place, tile.rows :] = 0
-    return found

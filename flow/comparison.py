@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from flexcim.config import PRESETS, MacroConfig
 from flexcim.errors import FlexCiMError
 from flexcim.pattern import Pattern
 from flow.budgets import CycleBudget, SparsityBudget
@@ -192,6 +193,7 @@ class ComparisonRequest(Setting):
         If there is no text to evaluate on, or an option means nothing.
     """
 
+    config: MacroConfig = PRESETS["flexcim"]
     ways: Sequence[Way]
     vectors: int = DEFAULT_VECTORS
     questions: str | os.PathLike[str] | None = None
@@ -220,6 +222,7 @@ class ComparisonRequest(Setting):
     def facts(self) -> dict[str, Any]:
         """All that the result depends on, as JSON's plain values; files by their checksums."""
         return {
+            "config": self.config.to_mapping(),
             "ways": [str(way) for way in self.ways],
             "vectors": self.vectors,
             "questions": file_facts(self.questions),

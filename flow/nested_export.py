@@ -7,22 +7,18 @@ import os
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import torch
-import transformers
-
 from flexcim import files
 from flexcim.packed import PackedLayer, PackedModel, write_packed
-from flexcim.pattern import Pattern
 from flexcim.plans import Plan
 from flexcim.tiling import pack_layer
 from flow.evaluation import Evaluation
 from flow.export import ExportError, check_replaceable
-from flow.journal import Journal, file_facts, folder_facts
-from flow.nested_model import NestedLayer, NestedResult, Progress, nest_model
+from flow.journal import Journal
+from flow.nested_model import NestedLayer, NestedResult, nest_model
+from flow.nested_request import NestRequest
 from flow.nesting import quantize_nested
-from flow.options import DEFAULT_SAMPLES
 from flow.packing import PackedOnDemand
+from flow.pruner import Progress
 
 __all__ = ["nest_to", "nested_report", "pack_nested"]
 
@@ -32,21 +28,7 @@ _FORMAT = "flexcim pruned model"
 _SCHEMA_VERSION = 1
 
 
-def nest_to(
-    output: str | os.PathLike[str],
-    model_path: str | os.PathLike[str],
-    sparser_path: str | os.PathLike[str],
-    *,
-    rest: Pattern | None = None,
-    share: float = 0.0,
-    calibration_text: str | os.PathLike[str],
-    evaluation_text: str | os.PathLike[str] | None = None,
-    samples: int = DEFAULT_SAMPLES,
-    length: int | None = None,
-    stride: int | None = None,
-    seed: int = 0,
-    progress: Progress = lambda name, done, total: None,
-) -> NestedResult:
+def nest_to(output: str | os.PathLike[str], request: NestRequest, *, progress: Progress | None = None) -> NestedResult:
     """Nest a model and write the result: ``checkpoint/`` (the denser plan), ``packed/`` and ``report.json``.
 
     What is finished stays in ``<output>.partial`` until all is; the same call goes on from there.
@@ -55,8 +37,10 @@ def nest_to(
     ----------
     output : path
         Folder to write; an earlier result of ``flexcim nest`` or ``prune`` is replaced.
-    model_path, sparser_path, rest, share, calibration_text, evaluation_text, samples, length, stride, seed, progress
-        As in `nest_model`.
+    request : NestRequest
+        What is asked for.
+    progress : callable, optional
+        As in `nest_model`; what is written in the end is one step more.
 
     Raises
     ------
@@ -64,41 +48,15 @@ def nest_to(
         If an input or an option cannot be used, the output cannot be written, or the partial folder belongs to a run
         with other options or inputs; the message is one sentence.
     """
-    check_replaceable(output, model_path)
-    check_replaceable(output, sparser_path)
+    check_replaceable(output, request.model)
+    check_replaceable(output, request.sparser)
     target = Path(output).resolve()
-    options: dict[str, Any] = {
-        "rest": rest and str(rest),
-        "share": share,
-        "samples": samples,
-        "length": length,
-        "stride": stride,
-        "seed": seed,
-        "model": folder_facts(model_path),
-        "sparser checkpoint": folder_facts(Path(sparser_path) / "checkpoint"),
-        "sparser packed": folder_facts(Path(sparser_path) / "packed"),
-        "calibration": file_facts(calibration_text),
-        "evaluation": file_facts(evaluation_text),
-        "versions": [safetensors.__version__, torch.__version__, transformers.__version__],
-    }
     partial = target.with_name(f"{target.name}.partial")
     try:
-        with Journal(partial, options) as journal:
-            result = nest_model(
-                model_path,
-                sparser_path,
-                journal,
-                rest=rest,
-                share=share,
-                calibration_text=calibration_text,
-                evaluation_text=evaluation_text,
-                samples=samples,
-                length=length,
-                stride=stride,
-                seed=seed,
-                progress=progress,
-            )
-            progress("packing and writing", 1, 1)
+        with Journal(partial, request.facts()) as journal:
+            result = nest_model(request, journal, progress=progress)
+            if progress is not None:
+                progress("packing and writing", 1, 1)
             result.checkpoint.save(journal.checkpoint)
             write_packed(journal.result / "packed", pack_nested(result))
             files.write_text(journal.result / "report.json", json.dumps(nested_report(result), indent=2) + "\n")
@@ -151,9 +109,11 @@ def nested_report(result: NestedResult) -> dict[str, Any]:
         "schema_version": _SCHEMA_VERSION,
         "model": result.checkpoint.name,
         "base": dict(result.sparser.metadata),
-        "share": result.share,
+        "share": result.request.share,
         "sparsity": {plan.value: result.sparsity(plan) for plan in Plan},
-        "calibration": {"samples": len(result.samples), "length": result.samples.shape[1], "seed": result.seed},
+        "given_sparsity": result.given_sparsity,
+        "changed": result.changed_share,
+        "calibration": {"samples": len(result.samples), "length": result.samples.shape[1], "seed": result.request.seed},
         "evaluation": {name: _evaluation(found) for name, found in result.evaluations.items()} or None,
         "config": result.sparser.config.to_mapping(),
         "layers": [
@@ -164,6 +124,8 @@ def nested_report(result: NestedResult) -> dict[str, Any]:
                 "pattern": str(layer.tiling.pattern),
                 "rest": layer.tiling.rest and str(layer.tiling.rest),
                 "zeros": dict(zip((plan.value for plan in Plan), result.zeros[layer.name], strict=True)),
+                "given_zeros": result.given_zeros[layer.name],
+                "changed": result.changed[layer.name],
                 "residual": result.residuals[layer.name],
                 "groups": layer.tiling.groups,
                 "groups_why": layer.tiling.reason,

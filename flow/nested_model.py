@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from flexcim.errors import FlexCiMError
-from flexcim.packed import PackedModel, read_packed
+from flexcim.packed import PackedModel, read_pruned
 from flexcim.pattern import Pattern
 from flexcim.plans import Plan
 from flexcim.tiling import LayerTiling, tile_layer
@@ -22,8 +22,9 @@ from flow.calibration import tokens_of, window_of
 from flow.checkpoint import Checkpoint, load_checkpoint
 from flow.evaluation import Evaluation, evaluate_blocks
 from flow.journal import Journal
+from flow.nested_request import NestRequest
 from flow.nesting import Nested, nest, nest_by_magnitude, quantize_nested
-from flow.options import DEFAULT_SAMPLES
+from flow.pruner import Progress
 from flow.quantization import QuantizedLinear
 from flow.quiet import quiet
 from flow.statistics import InputStatistics
@@ -32,9 +33,6 @@ from flow.text import check_unseen, draw_samples, read_text
 from flow.updates import damped
 
 __all__ = ["NestError", "NestedLayer", "NestedResult", "default_rest", "nest_model"]
-
-Progress = Callable[[str, int, int], None]
-"""Called before each step with its name, the steps that are done, and the number of all steps."""
 
 
 class NestError(FlexCiMError):
@@ -85,6 +83,11 @@ class NestedLayer:
         return QuantizedLinear(weights, scales, activation_bits=self.tiling.config.activation_bits)
 
 
+_PRUNED = 0.05
+"""A model of which a larger share is zero was pruned before: of dense ones next to nothing is, and the mildest pattern
+of the menu, 4:5, leaves a fifth zero, less only at remainders."""
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NestedResult:
     """A model with two plans, and how it came about.
@@ -93,18 +96,20 @@ class NestedResult:
     ----------
     checkpoint : Checkpoint
         The model under its denser plan, and its tokenizer.
+    request : NestRequest
+        What was asked for.
     sparser : PackedModel
         The packed model that the base was taken from.
-    share : float
-        What the denser plan counted when the weights were solved for.
-    seed : int
-        Seed of the calibration samples.
     samples : Tensor
         The calibration samples, [samples, length], int64.
     layers : tuple of NestedLayer
         All linear layers of the blocks, in the model's order.
     zeros : dict
         Zero weights of each layer under both plans, by name: denser, sparser.
+    given_zeros : dict
+        Zero weights of each layer in the model that was given, by name.
+    changed : dict
+        Weights of each layer that the denser plan has not as they were given, by name.
     residuals : dict
         Largest relative residual of each layer's least squares, by name; None where none were solved.
     evaluations : dict
@@ -112,20 +117,38 @@ class NestedResult:
     """
 
     checkpoint: Checkpoint
+    request: NestRequest
     sparser: PackedModel
-    share: float
-    seed: int
     samples: Tensor
     layers: tuple[NestedLayer, ...]
     zeros: dict[str, tuple[int, int]]
+    given_zeros: dict[str, int]
+    changed: dict[str, int]
     residuals: dict[str, float | None]
     evaluations: dict[str, Evaluation]
 
     def sparsity(self, plan: Plan) -> float:
         """Share of all the layers' weights that are zero under a plan, counted."""
         index = list(Plan).index(plan)
-        size = sum(layer.tiling.outputs * layer.tiling.inputs for layer in self.layers)
-        return sum(zeros[index] for zeros in self.zeros.values()) / size
+        return self._share(zeros[index] for zeros in self.zeros.values())
+
+    @property
+    def given_sparsity(self) -> float:
+        """Share of the layers' weights that were zero in the model that was given, counted."""
+        return self._share(self.given_zeros.values())
+
+    @property
+    def changed_share(self) -> float:
+        """Share of the layers' weights that the denser plan has not as they were given, counted."""
+        return self._share(self.changed.values())
+
+    @property
+    def was_pruned(self) -> bool:
+        """Whether the model was pruned before, so that its weights may have been meant to be the denser plan's."""
+        return self.given_sparsity > _PRUNED
+
+    def _share(self, counts: Iterable[int]) -> float:
+        return sum(counts) / sum(layer.tiling.outputs * layer.tiling.inputs for layer in self.layers)
 
 
 def default_rest(base: Pattern) -> Pattern | None:
@@ -135,21 +158,7 @@ def default_rest(base: Pattern) -> Pattern | None:
 
 
 @quiet()
-def nest_model(
-    model_path: str | os.PathLike[str],
-    sparser_path: str | os.PathLike[str],
-    journal: Journal,
-    *,
-    rest: Pattern | None = None,
-    share: float = 0.0,
-    calibration_text: str | os.PathLike[str],
-    evaluation_text: str | os.PathLike[str] | None = None,
-    samples: int = DEFAULT_SAMPLES,
-    length: int | None = None,
-    stride: int | None = None,
-    seed: int = 0,
-    progress: Progress = lambda name, done, total: None,
-) -> NestedResult:
+def nest_model(request: NestRequest, journal: Journal, *, progress: Progress | None = None) -> NestedResult:
     """Give a pruned model a denser plan that shares its weights.
 
     The pruned model is the base. Block by block, each layer gets a rest: weights of the dense model that the base
@@ -158,34 +167,27 @@ def nest_model(
 
     Parameters
     ----------
-    model_path : path
-        Local folder of the dense checkpoint.
-    sparser_path : path
-        What ``flexcim prune`` made of it.
+    request : NestRequest
+        What is asked for.
     journal : Journal
         Remembers what is finished, for this and later processes.
-    rest : Pattern, optional
-        The rest's pattern in each layer whose base is not dense; by default `default_rest` of its base.
-    share : float
-        What the denser plan's error counts when the weights are solved for, 0 to 1. With 0 the base stays as it is.
-    calibration_text, evaluation_text, samples, length, stride, seed, progress
-        As in `flow.pruner.prune`.
+    progress : callable, optional
+        Told about each step.
 
     Raises
     ------
     FlexCiMError
         If a checkpoint, a text or an option cannot be used; the message is one sentence.
     """
-    if not 0 <= share <= 1:
-        raise NestError(f"the denser plan's share must be between 0 and 1, not {share}")
-    sparser = read_packed(Path(sparser_path) / "packed")
-    dense = load_checkpoint(model_path, streamed=True)
-    base = load_checkpoint(Path(sparser_path) / "checkpoint", streamed=True)
-    layers = _layers(dense, base, sparser, rest)
-    length = window_of(length, dense)
-    calibration = read_text(calibration_text)
-    windows = draw_samples(_tokens(calibration, dense), samples, length, seed)
-    evaluation = None if evaluation_text is None else read_text(evaluation_text)
+    told = progress or (lambda name, done, total: None)
+    sparser = read_pruned(request.sparser)
+    dense = load_checkpoint(request.model, streamed=True)
+    base = load_checkpoint(request.sparser_checkpoint, streamed=True)
+    layers = _layers(dense, base, sparser, request.rest)
+    length = window_of(request.length, dense)
+    calibration = read_text(request.calibration)
+    windows = draw_samples(_tokens(calibration, dense), request.samples, length, request.seed)
+    evaluation = None if request.evaluation is None else read_text(request.evaluation)
     if evaluation is not None:
         check_unseen(calibration, evaluation)
     total = len(dense.blocks) + (0 if evaluation is None else 5)
@@ -194,26 +196,27 @@ def nest_model(
     def measure(name: str, during: Callable[[Block], contextlib.AbstractContextManager[None]]) -> None:
         if evaluation is None:
             return
-        progress(f"evaluating {name.replace('_', ', ')}", total - 5 + len(evaluations), total)
+        told(f"evaluating {name.replace('_', ', ')}", total - 5 + len(evaluations), total)
         tokens, size = _tokens(evaluation, dense), len(evaluation.encode())
         found = journal.once(
             f"evaluation-{name}",
-            lambda: evaluate_blocks(dense.model, dense.blocks, tokens, size, length, stride, during).to_mapping(),
+            lambda: evaluate_blocks(
+                dense.model, dense.blocks, tokens, size, length, request.stride, during
+            ).to_mapping(),
         )
         evaluations[name] = Evaluation.from_mapping(found)
 
     measure("dense", lambda block: contextlib.nullcontext())
-    streams = _Streams(dense, base, windows, share)
+    streams = _Streams(dense, base, windows, request.share)
     zeros: dict[str, tuple[int, int]] = {}
-    residuals: dict[str, float | None] = {}
+    notes: dict[str, dict[str, Any]] = {}
     for index, (block, base_block) in enumerate(zip(dense.blocks, base.blocks, strict=True)):
-        progress(f"nesting block {index + 1} of {len(dense.blocks)}", index, total)
+        told(f"nesting block {index + 1} of {len(dense.blocks)}", index, total)
         of_block = [layer for layer in layers if layer.block is block]
         stored = dense.resume(block, journal.checkpoint)
         with block.loaded(), base_block.loaded():
-            found = {} if stored else streams.nest(of_block)
-            dense.settle(block)
-            residuals |= journal.once(f"residuals-{index}", partial(dict, found))
+            found = {} if stored else _nest_block(streams, dense, block, of_block)
+            notes |= journal.once(f"nested-{index}", partial(dict, found))
             if not stored:
                 dense.store(block, journal.checkpoint)
             streams.advance(of_block)
@@ -226,15 +229,33 @@ def nest_model(
             measure(name, partial(under, layers, plan, integers=integers))
     return NestedResult(
         checkpoint=dense,
+        request=request,
         sparser=sparser,
-        share=share,
-        seed=seed,
         samples=windows,
         layers=layers,
         zeros=zeros,
-        residuals=residuals,
+        given_zeros={name: note["given_zeros"] for name, note in notes.items()},
+        changed={name: note["changed"] for name, note in notes.items()},
+        residuals={name: note["residual"] for name, note in notes.items()},
         evaluations=evaluations,
     )
+
+
+def _nest_block(
+    streams: _Streams, dense: Checkpoint, block: Block, layers: Sequence[NestedLayer]
+) -> dict[str, dict[str, Any]]:
+    """Give the layers of a loaded block a rest in place; what came of each, by name."""
+    given = {layer.name: layer.layer.weight.clone() for layer in layers}
+    residuals = streams.nest(layers)
+    dense.settle(block)
+    return {
+        layer.name: {
+            "given_zeros": int((given[layer.name] == 0).sum()),
+            "changed": int((given[layer.name] != layer.layer.weight).sum()),
+            "residual": residuals[layer.name],
+        }
+        for layer in layers
+    }
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ class DeviceError(FlexCiMError):
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What every way of pruning needs: a model, texts and a macro.
+    """What every run needs: a model, and the texts that it is calibrated and measured on.
 
     Parameters
     ----------
@@ -46,8 +46,6 @@ class Setting:
         pruned models on.
     evaluation : path, optional
         UTF-8 file to measure bits per byte on; it must share no long passage with the calibration text.
-    config : MacroConfig
-        The macro: its menu, and the widths of weights and activations.
     samples : int
         Calibration samples.
     length : int, optional
@@ -64,7 +62,6 @@ class Setting:
     model: _Path
     calibration: _Path
     evaluation: _Path | None = None
-    config: MacroConfig = PRESETS["flexcim"]
     samples: int = DEFAULT_SAMPLES
     length: int | None = None
     stride: int | None = None
@@ -78,7 +75,6 @@ class Setting:
     def facts(self) -> dict[str, Any]:
         """All that the result depends on, as JSON's plain values; files by their checksums."""
         return {
-            "config": self.config.to_mapping(),
             "samples": self.samples,
             "length": self.length,
             "stride": self.stride,
@@ -95,8 +91,10 @@ class PruneRequest(Setting):
 
     Parameters
     ----------
-    model, calibration, evaluation, config, samples, length, stride
+    model, calibration, evaluation, samples, length, stride
         As in `Setting`.
+    config : MacroConfig
+        The macro: its menu, and the widths of weights and activations.
     budget : Budget, optional
         What limits the choice of patterns; either this or a plan.
     plan : Plan, optional
@@ -129,6 +127,7 @@ class PruneRequest(Setting):
         If options mean nothing or do not go together.
     """
 
+    config: MacroConfig = PRESETS["flexcim"]
     budget: Budget | None = None
     plan: Plan | None = None
     method: Method | None = None
@@ -206,6 +205,7 @@ class PruneRequest(Setting):
     def facts(self) -> dict[str, Any]:
         """All that the result depends on, as JSON's plain values; files by their checksums."""
         return {
+            "config": self.config.to_mapping(),
             "budget": self.budget and repr(self.budget),
             "plan": self.plan and self.plan.checksum(),
             "method": self.method and self.method.value,

@@ -160,7 +160,10 @@ def test_a_bug_keeps_its_traceback(wing):
         (["--nope"], "no such option: --nope; see 'flexcim --help'"),
         (["work", "extra"], r"got unexpected extra argument.*extra.*; see 'flexcim work --help'"),
         (["work", "--count", "x"], r"invalid value for '--count': [^\n]+; see 'flexcim work --help'"),
-        (["work", "--count"], r"option '--count' requires an argument; see 'flexcim .*--help'"),
+        (["work", "--count"], r"option '--count' requires an argument; see 'flexcim work --help'"),
+        (["work", "--help=1"], r"option '--help' does not take a value; see 'flexcim work --help'"),
+        (["--version=1"], r"option '--version' does not take a value; see 'flexcim --help'"),
+        (["--version=1", "work"], r"option '--version' does not take a value; see 'flexcim --help'"),
     ],
 )
 def test_wrong_usage_is_one_sentence(wing, read, arguments, message):

@@ -157,6 +157,19 @@ def test_a_file_that_cannot_be_written_is_told(packed, capsys):
     assert "cannot be written" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["compile", "-o", "out"], ["cycles"]])
+def test_a_folder_that_is_no_packed_model_is_told(words, packed, capsys, monkeypatch):
+    folder, *_ = packed
+    monkeypatch.chdir(folder)
+    for given, said in (
+        ("none", "none: there is no such folder"),
+        (".", ".: is no packed model, it has no manifest.json; was packed meant?"),
+    ):
+        assert main([words[0], given, *words[1:]]) == 2
+        assert capsys.readouterr().err == f"flexcim: {said}\n"
+    assert not (folder / "out").exists()
+
+
 def test_a_preset_is_enough(packed, capsys):
     folder, _ = packed
     arguments = ["compile", str(folder / "packed"), "--preset", "accelerator-2", "-o", str(folder / "two")]

@@ -111,7 +111,7 @@ def test_coverage_survives_being_written():
     ("values", "message"),
     [
         ({}, "has no axes and crosses"),
-        ({"axes": {"letter": ["a"]}, "crosses": [["a", "many"]]}, "has no axes and crosses"),
+        ({"axes": {"letter": ["a"]}, "crosses": [["a", "many"]]}, "has 'many' runs of the cross a"),
         ({"axes": {"letter": ["a"]}, "crosses": [["b", 1]]}, "has the cross b, which is not one label of each"),
         ({"axes": {"letter": ["a"]}, "crosses": [["a", "a", 1]]}, "has the cross a, a, which is not"),
     ],

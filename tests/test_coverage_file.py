@@ -102,6 +102,21 @@ def test_a_wrong_cross_in_a_file_is_named(tmp_path):
         read_records(path)
 
 
+@pytest.mark.parametrize("count", [-3, 2.5, 2.0, True, None, "4", [1]])
+def test_a_count_that_is_none_is_refused_with_file_cross_and_value(count, tmp_path):
+    path = tmp_path / "coverage.json"
+    write_records(path, [record(tmp_path, {FIRST: 3})])
+    document = json.loads(path.read_text())
+    crosses = document["records"][0]["coverage"]["crosses"]
+    next(cross for cross in crosses if tuple(cross[:-1]) == FIRST)[-1] = count
+    path.write_text(json.dumps(document))
+    with pytest.raises(CoverageError) as error:
+        read_records(path)
+    assert str(error.value) == (
+        f"{path}: has {count!r} runs of the cross {', '.join(FIRST)}, but a number of runs is an integer, 0 or more"
+    )
+
+
 def test_a_folder_is_no_file_of_coverage(tmp_path):
     with pytest.raises(CoverageError, match=r"cannot be read \(Is a directory\)"):
         read_records(tmp_path)

@@ -24,6 +24,7 @@ from flow.checkpoint import load_checkpoint
 from flow.export import ExportError
 from flow.nested_export import nest_to
 from flow.nested_model import NestError, default_rest
+from flow.nested_request import NestRequest
 from flow.quiet import quiet
 from flow.updates import row_errors
 from tests.model_families import tiny_family
@@ -63,8 +64,14 @@ def pruned(tmp_path_factory, text):
     return prune_tiny("llama", tmp_path_factory.mktemp("llama"), text)
 
 
+def asked(text, model, sparser, **options):
+    """What giving a pruned model a denser plan is asked for."""
+    options = {"samples": 4, "length": 32} | options
+    return NestRequest(model=model, sparser=sparser, calibration=text, **options)
+
+
 def nested(pruned, text, output, **options):
-    return nest_to(output, *pruned, calibration_text=text, samples=4, length=32, **options)
+    return nest_to(output, asked(text, *pruned, **options))
 
 
 def layers_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -100,7 +107,7 @@ def test_the_sparser_plan_is_the_pruned_model_and_the_denser_one_has_twice_as_mu
 def test_the_denser_plan_is_nearer_to_the_dense_model(pruned, text, tmp_path):
     other = tmp_path / "other.txt"
     other.write_text(OTHER_TEXT, encoding="utf-8")
-    result = nested(pruned, text, tmp_path / "out", evaluation_text=other)
+    result = nested(pruned, text, tmp_path / "out", evaluation=other)
     assert set(result.evaluations) == {"dense", "denser", "denser_quantized", "sparser", "sparser_quantized"}
     # The first block sees the same inputs in all models, so that its errors can be compared.
     dense, base, denser = (
@@ -132,7 +139,8 @@ def test_a_subset_of_a_pruned_model_leaves_that_as_it_is(text, tmp_path):
     model = save_tiny(tmp_path / "model", tiny_llama(), torch.float16)
     half = prune(model, tmp_path / "half", text, 0.4, patterns="2:8 4:8") / "checkpoint"
     prune(half, tmp_path / "quarter", text, 0.74, patterns="2:8 4:8", score="wanda", update="none")
-    nest_to(tmp_path / "out", half, tmp_path / "quarter", calibration_text=text, samples=2, length=32)
+    result = nest_to(tmp_path / "out", asked(text, half, tmp_path / "quarter"))
+    assert not any(result.changed.values())
     for name, weight in layers_of(half).items():
         assert torch.equal(layers_of(tmp_path / "out" / "checkpoint")[name], weight)
     packed = [read_packed(tmp_path / name / "packed").layers for name in ("out", "half")]
@@ -171,6 +179,7 @@ def test_the_command_shows_both_plans(pruned, text, tmp_path, capfd):
     assert err == ""
     assert "2:8 + 4:8" in out
     assert "sparser plan: 7" in out
+    assert "was pruned before" not in out
     assert out.endswith(f"written: {tmp_path / 'out'}\n")
     # An earlier result is replaced.
     assert main(["nest", *map(str, [*words[:-2], "--share", 1])]) == 0
@@ -182,6 +191,25 @@ def test_a_denser_plan_that_adds_nothing_is_told(pruned, text, tmp_path, capfd):
     assert main(["nest", *map(str, words), "--samples", "2", "--length", "32"]) == 0
     told = "the denser plan adds nothing: the model has no weight that the sparser plan lacks\n"
     assert told in capfd.readouterr().out
+
+
+def test_that_a_pruned_model_does_not_become_the_denser_plan_is_told(pruned, text, tmp_path, capfd):
+    """The sparser plan was pruned from the dense model, so that it is no subset of the model that is given."""
+    half = prune(pruned[0], tmp_path / "half", text, 0.4, patterns="2:8 4:8") / "checkpoint"
+    capfd.readouterr()
+    words = [half, pruned[1], "-o", tmp_path / "out", "--calibration", text, "--samples", 2, "--length", 32]
+    assert main(["nest", *map(str, words)]) == 0
+    given, denser = layers_of(half), layers_of(tmp_path / "out" / "checkpoint")
+    size = sum(weight.numel() for weight in given.values())
+    zeros = sum(int((weight == 0).sum()) for weight in given.values())
+    changed = {name: int((weight != denser[name]).sum()) for name, weight in given.items()}
+    assert (
+        f"the model was pruned before ({zeros / size:.2%} of its weights are zero), and the denser plan changes "
+        f"{sum(changed.values()) / size:.2%} of its weights: "
+    ) in capfd.readouterr().out
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {layer["name"]: layer["changed"] for layer in report["layers"]} == changed
+    assert report["given_sparsity"] == zeros / size
 
 
 @pytest.mark.parametrize(
@@ -196,14 +224,13 @@ def test_a_rest_doubles_what_keeps_no_more_than_half(base, rest):
 
 def refused(kind, message, text, output, model, sparser, **options):
     with pytest.raises(kind, match=message) as error:
-        nest_to(output, model, sparser, calibration_text=text, samples=2, **{"length": 32, **options})
+        nest_to(output, asked(text, model, sparser, **options))
     assert "\n" not in str(error.value)
     assert not Path(f"{output}.partial").exists()
 
 
 def test_options_that_cannot_be_are_told(pruned, text, tmp_path, capfd):
     out = tmp_path / "out"
-    refused(NestError, r"share must be between 0 and 1, not 1\.5", text, out, *pruned, share=1.5)
     message = r"layer '.*': pattern 3:8 is not on the menu"
     refused(NestError, message, text, out, *pruned, rest=Pattern(3, 8))
     refused(PruneError, "length must be at most the 64 tokens", text, out, *pruned, length=65)
@@ -225,6 +252,22 @@ def test_models_that_do_not_belong_together_are_told(text, tmp_path):
     small.config.num_hidden_layers = 2
     small = save_tiny(tmp_path / "small", small)
     refused(NestError, "small has 2 blocks, but .* has 3", text, out, small, tmp_path / "pruned")
+
+
+def test_a_folder_that_prune_did_not_write_is_told(pruned, text, tmp_path, capfd):
+    model, sparser = pruned
+    for given, said in (
+        (tmp_path / "none", "there is no such folder"),
+        (
+            sparser / "packed",
+            f"has no folder 'packed', so flexcim prune or nest did not write it; was {sparser} meant?",
+        ),
+        (model, "has no folder 'packed', so flexcim prune or nest did not write it"),
+    ):
+        words = [model, given, "-o", tmp_path / "out", "--calibration", text]
+        assert main(["nest", *map(str, words)]) == 2
+        assert capfd.readouterr().err == f"flexcim: {given}: {said}\n"
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_that_has_two_plans_already_is_told(pruned, text, tmp_path):

@@ -14,42 +14,24 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from flexcim.config import MacroConfig, preset
+from flexcim.config import MacroConfig
 from flexcim.errors import FlexCiMError
 from flexcim.packed import (
     MANIFEST,
     SCHEMA_VERSION,
     PackedError,
-    PackedLayer,
     PackedModel,
     read_packed,
+    read_pruned,
     write_packed,
 )
-from flexcim.pattern import Pattern
-from flexcim.tiling import pack_layer, tile_layer
-from tests.sparse_weights import random_weights
+from tests.test_packed_model import BAD_LAYERS, CONFIG, LAYER, make_layer
 
-CONFIG = preset("board")
 METADATA = {"model": "größe/tiny", "sparsity": 0.5, "notes": [1, None]}
 
 
-def make_layer(name, pattern, outputs, inputs, activation_scale, config=CONFIG):
-    pattern = Pattern.parse(pattern)
-    rng = np.random.default_rng(len(name))
-    tiling = tile_layer(config, outputs, inputs, pattern)
-    weights, offsets = pack_layer(tiling, random_weights(rng, outputs, inputs, pattern))
-    return PackedLayer(
-        name=name,
-        tiling=tiling,
-        activation_scale=activation_scale,
-        weight_scales=rng.random(outputs, dtype=np.float32),
-        weights=weights,
-        offsets=offsets,
-    )
-
-
 LAYERS = (
-    make_layer("layers.0.q_proj", "4:8", 20, 70, 0.125),
+    LAYER,
     make_layer("layers.0.up/../proj", "1:1", 9, 33, None),
     make_layer("layers.1.q_proj", "2:4", 20, 70, 1 / 3),
 )
@@ -272,71 +254,6 @@ def test_a_layer_of_another_configuration_is_refused(tmp_path):
         write_packed(tmp_path / "model", PackedModel(MacroConfig(), {}, LAYERS))
 
 
-# --- Layers ----------------------------------------------------------------------------------------------------------
-
-
-def changed(array, place, value):
-    array = array.copy()
-    array[place] = value
-    return array
-
-
-LAYER = LAYERS[0]
-BAD_LAYERS = {
-    "type of weights": (
-        {"weights": LAYER.weights.astype(np.int16)},
-        "weights must be int8 [6, 8, 4, 8], not int16 [6, 8, 4, 8]",
-    ),
-    "shape of weights": ({"weights": LAYER.weights[1:]}, "weights must be int8 [6, 8, 4, 8], not int8 [5, 8, 4, 8]"),
-    "shape of offsets": (
-        {"offsets": LAYER.offsets[:, :, :2]},
-        "offsets must be uint8 [6, 8, 4, 8], not uint8 [6, 8, 2, 8]",
-    ),
-    "type of scales": (
-        {"weight_scales": LAYER.weight_scales.astype(np.float64)},
-        "weight_scales must be float32 [20], not float64 [20]",
-    ),
-    "shape of scales": (
-        {"weight_scales": LAYER.weight_scales[1:]},
-        "weight_scales must be float32 [20], not float32 [19]",
-    ),
-    "offset": (
-        {"offsets": changed(LAYER.offsets, (5, 1, 2, 3), 5)},
-        "the offset at [tile, row, sub_macro, column] = [5, 1, 2, 3] is 5, but pattern 4:8 reaches only 4",
-    ),
-    "infinite scale": (
-        {"weight_scales": changed(LAYER.weight_scales, 7, np.inf)},
-        "weight_scales[7] must be finite and not negative, not inf",
-    ),
-    "negative scale": (
-        {"weight_scales": changed(LAYER.weight_scales, 2, -1)},
-        "weight_scales[2] must be finite and not negative, not -1.0",
-    ),
-    "activation scale of 0": ({"activation_scale": 0.0}, "activation_scale must be finite and positive, not 0.0"),
-    "undefined activation scale": (
-        {"activation_scale": float("nan")},
-        "activation_scale must be finite and positive, not nan",
-    ),
-}
-
-
-@pytest.mark.parametrize(("changes", "message"), BAD_LAYERS.values(), ids=BAD_LAYERS)
-def test_a_layer_that_cannot_be_is_refused(changes, message):
-    with pytest.raises(PackedError, match=f"^{re.escape(f'layer {LAYER.name!r}: {message}')}$"):
-        replace(LAYER, **changes)
-
-
-def test_weights_that_do_not_fit_their_bits_are_refused():
-    layer = make_layer("narrow", "1:1", 9, 33, None)
-    narrow = tile_layer(replace(CONFIG, weight_bits=6), 9, 33, Pattern(1, 1))
-    with pytest.raises(PackedError, match="layer 'narrow': weights must fit weight_bits = 6, not -128"):
-        replace(layer, tiling=narrow)
-
-
-def test_an_output_without_weights_may_have_the_scale_0():
-    assert replace(LAYER, weight_scales=np.zeros(20, np.float32)).weight_scales[0] == 0
-
-
 # --- Damaged folders -------------------------------------------------------------------------------------------------
 
 
@@ -362,9 +279,45 @@ def test_packed_errors_are_the_users():
     assert issubclass(PackedError, FlexCiMError)
 
 
+def absent(read, folder, message):
+    """The whole of what a reader says of a folder that is no packed model."""
+    with pytest.raises(PackedError) as error:
+        read(folder)
+    assert str(error.value) == f"{folder}: {message}"
+
+
 def test_a_missing_manifest(tmp_path):
-    refused(tmp_path, "cannot be read (No such file or directory)")
-    refused(tmp_path / "none", "cannot be read (No such file or directory)")
+    absent(read_packed, tmp_path, "is no packed model, it has no manifest.json")
+    write_packed(tmp_path / "packed", MODEL)
+    meant = tmp_path / "packed"
+    absent(read_packed, tmp_path, f"is no packed model, it has no manifest.json; was {meant} meant?")
+
+
+@pytest.mark.parametrize("read", [read_packed, read_pruned])
+def test_a_missing_folder(read, tmp_path):
+    absent(read, tmp_path / "none", "there is no such folder")
+    (tmp_path / "file").touch()
+    absent(read, tmp_path / "file", "is a file, but a packed model is a folder")
+
+
+def test_what_prune_wrote_is_opened(tmp_path):
+    write_packed(tmp_path / "packed", MODEL)
+    assert read_pruned(tmp_path).metadata == METADATA
+
+
+def test_a_folder_that_prune_did_not_write(tmp_path):
+    message = "has no folder 'packed', so flexcim prune or nest did not write it"
+    absent(read_pruned, tmp_path, message)
+    write_packed(tmp_path / "packed", MODEL)
+    absent(read_pruned, tmp_path / "packed", f"{message}; was {tmp_path} meant?")
+    (tmp_path / "packed" / MANIFEST).unlink()
+    with pytest.raises(PackedError, match=r"packed: is no packed model, it has no manifest\.json$"):
+        read_pruned(tmp_path)
+
+
+def test_a_manifest_that_is_no_file(tmp_path):
+    (tmp_path / MANIFEST).mkdir()
+    refused(tmp_path, "cannot be read (Is a directory)")
 
 
 @pytest.mark.parametrize("data", [b"", b'{"format": ', b"\xff\xfe\xfd"])

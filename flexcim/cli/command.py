@@ -101,8 +101,7 @@ def _run(arguments: Sequence[str], subcommands: Mapping[str, Subcommand]) -> int
     if not arguments:
         _run(["--help"], subcommands)
         return _USAGE_ERROR
-    # The options before the subcommand take no values, so the first word is its name.
-    called = next((argument for argument in arguments if not argument.startswith("-")), None)
+    called = _called(arguments)
     if called is not None and called not in subcommands:
         near = difflib.get_close_matches(called, subcommands, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(subcommands)}"
@@ -112,7 +111,7 @@ def _run(arguments: Sequence[str], subcommands: Mapping[str, Subcommand]) -> int
     try:
         code = command.main(args=list(arguments), prog_name="flexcim", standalone_mode=False)
     except _USAGE_EXCEPTION as error:
-        raise FlexCiMError(_sentence(error)) from None
+        raise FlexCiMError(f"{_sentence(error)}; see '{_misused(error, arguments)} --help'") from None
     except typer.Abort:
         code = _TYPER_INTERRUPTED
     if code == _TYPER_INTERRUPTED:
@@ -124,12 +123,27 @@ def _run(arguments: Sequence[str], subcommands: Mapping[str, Subcommand]) -> int
 _USAGE_EXCEPTION: type[Exception] = typer.BadParameter.__mro__[1]
 
 
+def _called(arguments: Sequence[str]) -> str | None:
+    """The subcommand's name: the first word, as the options before it take no values."""
+    return next((argument for argument in arguments if not argument.startswith("-")), None)
+
+
+def _misused(error: Any, arguments: Sequence[str]) -> str:
+    """The command whose usage is wrong, from ``flexcim`` on."""
+    if error.ctx:
+        return str(error.ctx.command_path)
+    # Of an option that lacks its value, or has one too many, typer does not say whose it is.
+    called = _called(arguments)
+    own = arguments if called is None else arguments[: arguments.index(called)]
+    at_top = any(word.split("=")[0] == getattr(error, "option_name", None) for word in own)
+    return "flexcim" if called is None or at_top else f"flexcim {called}"
+
+
 def _sentence(error: Any) -> str:
-    """Typer's answer to wrong usage as one sentence, which says where help is."""
+    """Typer's answer to wrong usage as one sentence."""
     # Typer's newer versions say of each ValueError that it is one.
     message = " ".join(error.format_message().split()).rstrip(".").replace(": Value error, ", ": ")
-    where = error.ctx.command_path if error.ctx else "flexcim"
-    return f"{message[:1].lower()}{message[1:]}; see '{where} --help'"
+    return f"{message[:1].lower()}{message[1:]}"
 
 
 def _build(called: str | None, subcommands: Mapping[str, Subcommand]) -> typer.Typer:

@@ -11,8 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from flow.cli import options
 from flow.cli.inputs import CALIBRATION_TEXT, HELDOUT_TEXT, OptionError, chosen_macro, chosen_text, shown_progress
-from flow.options import DEFAULT_LENGTH, DEFAULT_SAMPLES, DEFAULT_VECTORS, Method, Score, Update
+from flow.options import DEFAULT_SAMPLES, DEFAULT_VECTORS, Method, Score, Update
 
 if TYPE_CHECKING:
     from flow.comparison import Comparison
@@ -35,13 +36,9 @@ def compare(
     ] = None,
     sparsities: Annotated[str, typer.Option(help="Least shares of weights to drop, with commas.")] = "0.5,0.6,0.7",
     seeds: Annotated[str, typer.Option(help="Seeds of the calibration, with commas.")] = "0",
-    config: Annotated[Path | None, typer.Option(help="Configuration of the macro, a TOML file.")] = None,
-    preset_name: Annotated[
-        str | None, typer.Option("--preset", help="Name of a configuration. \\[default: flexcim]")
-    ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="UTF-8 text to calibrate on. \\[default: the repository's]")
-    ] = None,
+    config: options.Config = None,
+    preset_name: options.Preset = None,
+    calibration: options.Calibration = None,
     evaluate: Annotated[
         Path | None, typer.Option(help="UTF-8 text to measure the loss on. \\[default: the repository's]")
     ] = None,
@@ -49,14 +46,9 @@ def compare(
         Path | None,
         typer.Option(help="JSONL file of multiple-choice questions: context, choices and the answer's index."),
     ] = None,
-    samples: Annotated[int, typer.Option(help="Calibration samples.")] = DEFAULT_SAMPLES,
-    length: Annotated[
-        int | None,
-        typer.Option(help=f"Tokens of a sample and of a window. \\[default: {DEFAULT_LENGTH}, or the model's context]"),
-    ] = None,
-    stride: Annotated[
-        int | None, typer.Option(help="Tokens from one window to the next. \\[default: the length]")
-    ] = None,
+    samples: options.Samples = DEFAULT_SAMPLES,
+    length: options.Length = None,
+    stride: options.Stride = None,
     vectors: Annotated[int, typer.Option(help="Vectors that cycles are counted for.")] = DEFAULT_VECTORS,
 ) -> None:
     """Prune a model in several ways, and measure each on the same text.

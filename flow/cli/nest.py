@@ -11,8 +11,9 @@ from rich.table import Column, Table
 
 from flexcim.pattern import Pattern
 from flexcim.plans import Plan
+from flow.cli import options
 from flow.cli.inputs import CALIBRATION_TEXT, OptionError, chosen_text, shown_progress
-from flow.options import DEFAULT_LENGTH, DEFAULT_SAMPLES
+from flow.options import DEFAULT_SAMPLES
 
 if TYPE_CHECKING:
     from flow.nested_model import NestedResult
@@ -23,7 +24,7 @@ __all__ = ["nest"]
 def nest(
     model: Annotated[Path, typer.Argument(help="Local folder of the dense checkpoint.")],
     sparser: Annotated[Path, typer.Argument(help="Folder that `flexcim prune` wrote for it: the sparser plan.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; an earlier result is replaced.")],
+    output: options.Output,
     rest: Annotated[
         str | None,
         typer.Option(
@@ -38,22 +39,12 @@ def nest(
             "it gets what is best for the denser one."
         ),
     ] = 0.0,
-    calibration: Annotated[
-        Path | None, typer.Option(help="UTF-8 text to calibrate on. \\[default: the repository's]")
-    ] = None,
-    evaluate: Annotated[Path | None, typer.Option(help="UTF-8 text to measure bits per byte on.")] = None,
-    samples: Annotated[int, typer.Option(help="Calibration samples.")] = DEFAULT_SAMPLES,
-    length: Annotated[
-        int | None,
-        typer.Option(
-            help="Tokens of a sample and of an evaluation window. "
-            f"\\[default: {DEFAULT_LENGTH}, or the model's context]"
-        ),
-    ] = None,
-    stride: Annotated[
-        int | None, typer.Option(help="Tokens from one evaluation window to the next. \\[default: the length]")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the calibration samples' places in the text.")] = 0,
+    calibration: options.Calibration = None,
+    evaluate: options.Evaluate = None,
+    samples: options.Samples = DEFAULT_SAMPLES,
+    length: options.Length = None,
+    stride: options.Stride = None,
+    seed: options.Seed = 0,
 ) -> None:
     """Give a pruned model a denser plan that shares its weights, and pack both as one.
 
@@ -62,7 +53,8 @@ def nest(
     either plan, or one in prefill and the other in decode.
 
     The other way round, to keep a pruned model as the denser plan: give its checkpoint as MODEL, and as SPARSER what
-    `flexcim prune --score wanda --update none` makes of that; then the sparser plan is a subset of its weights.
+    `flexcim prune --score wanda --update none` makes of that; then the sparser plan is a subset of its weights. If it
+    is none, the denser plan's weights are others than MODEL's, and the command says how many.
 
     Writes checkpoint/ (the denser plan, loads in plain transformers), packed/ (both plans) and report.json. One block
     of each model is in memory at a time; after a kill, the same command goes on from OUTPUT.partial.
@@ -71,22 +63,22 @@ def nest(
     """
     # torch and transformers take seconds to import; --help and mistyped options need neither.
     from flow.nested_export import nest_to
+    from flow.nested_request import NestRequest
 
+    request = NestRequest(
+        model=model,
+        sparser=sparser,
+        rest=None if rest is None else _pattern(rest),
+        share=share,
+        calibration=chosen_text(calibration, CALIBRATION_TEXT, "--calibration"),
+        evaluation=evaluate,
+        samples=samples,
+        length=length,
+        stride=stride,
+        seed=seed,
+    )
     with shown_progress() as progress:
-        result = nest_to(
-            output,
-            model,
-            sparser,
-            rest=None if rest is None else _pattern(rest),
-            share=share,
-            calibration_text=chosen_text(calibration, CALIBRATION_TEXT, "--calibration"),
-            evaluation_text=evaluate,
-            samples=samples,
-            length=length,
-            stride=stride,
-            seed=seed,
-            progress=progress,
-        )
+        result = nest_to(output, request, progress=progress)
     _show(result)
     print(f"written: {output}")
 
@@ -100,7 +92,7 @@ def _pattern(text: str) -> Pattern:
 
 def _show(result: NestedResult) -> None:
     """Print both plans of each layer, and what was measured."""
-    print(f"seed {result.seed}: {len(result.samples)} calibration samples of {result.samples.shape[1]} tokens")
+    print(f"seed {result.request.seed}: {len(result.samples)} calibration samples of {result.samples.shape[1]} tokens")
     right = ("denser", "sparser", "tiles")
     table = Table(Column("layer", overflow="fold"), "patterns", *(Column(f"{name}", justify="right") for name in right))
     for layer in result.layers:
@@ -116,5 +108,11 @@ def _show(result: NestedResult) -> None:
         print(f"{plan.value} plan: {result.sparsity(plan):.2%} of the weights are zero")
     if result.sparsity(Plan.DENSER) == result.sparsity(Plan.SPARSER):
         print("the denser plan adds nothing: the model has no weight that the sparser plan lacks")
+    if result.was_pruned and result.changed_share:
+        print(
+            f"the model was pruned before ({result.given_sparsity:.2%} of its weights are zero), and the denser plan "
+            f"changes {result.changed_share:.2%} of its weights: it keeps all if the sparser plan is a subset of them, "
+            "the rest has room for the others, and the share is 0"
+        )
     for name, evaluation in result.evaluations.items():
         print(f"bits per byte, {name.replace('_', ', ')}: {evaluation.bits_per_byte:.4f}")

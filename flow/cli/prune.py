@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from flow.cli import options
 from flow.cli.inputs import CALIBRATION_TEXT, OptionError, chosen_macro, chosen_text, shown_progress
 from flow.options import (
-    DEFAULT_LENGTH,
     DEFAULT_SAMPLES,
     DEFAULT_VECTORS,
     ActivationScale,
@@ -34,7 +34,7 @@ _TELLING_STEPS = 100
 
 def prune(
     model: Annotated[Path, typer.Argument(help="Local folder of a checkpoint in Hugging Face format.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; an earlier result is replaced.")],
+    output: options.Output,
     sparsity: Annotated[
         float | None, typer.Option(help="Least share of the block layers' weights to drop, 0 to 1.")
     ] = None,
@@ -66,26 +66,14 @@ def prune(
         Granularity | None,
         typer.Option(help="What gets a pattern of its own. \\[default: block for paper, else layer]"),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="Configuration of the macro, a TOML file.")] = None,
-    preset_name: Annotated[
-        str | None, typer.Option("--preset", help="Name of a configuration, see flexcim presets. \\[default: flexcim]")
-    ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="UTF-8 text to calibrate on. \\[default: the repository's]")
-    ] = None,
-    evaluate: Annotated[Path | None, typer.Option(help="UTF-8 text to measure bits per byte on.")] = None,
-    samples: Annotated[int, typer.Option(help="Calibration samples.")] = DEFAULT_SAMPLES,
-    length: Annotated[
-        int | None,
-        typer.Option(
-            help="Tokens of a sample and of an evaluation window. "
-            f"\\[default: {DEFAULT_LENGTH}, or the model's context]"
-        ),
-    ] = None,
-    stride: Annotated[
-        int | None, typer.Option(help="Tokens from one evaluation window to the next. \\[default: the length]")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the samples' places in the calibration text.")] = 0,
+    config: options.Config = None,
+    preset_name: options.Preset = None,
+    calibration: options.Calibration = None,
+    evaluate: options.Evaluate = None,
+    samples: options.Samples = DEFAULT_SAMPLES,
+    length: options.Length = None,
+    stride: options.Stride = None,
+    seed: options.Seed = 0,
     recover: Annotated[
         int,
         typer.Option(

@@ -194,15 +194,20 @@ class Coverage:
         Raises
         ------
         CoverageError
-            If it is nothing of the kind.
+            If it is nothing of the kind, or a number of runs is none.
         """
         try:
             axes = {str(axis): tuple(map(str, bins)) for axis, bins in values["axes"].items()}
-            runs = {tuple(map(str, labels)): int(count) for *labels, count in values["crosses"]}
+            runs = {tuple(map(str, labels)): count for *labels, count in values["crosses"]}
         except (AttributeError, KeyError, TypeError, ValueError):
             raise CoverageError("has no axes and crosses as they are written here") from None
         bins = list(axes.values())
-        for cross in runs:
+        for cross, count in runs.items():
             if len(cross) != len(bins) or any(label not in axis for label, axis in zip(cross, bins, strict=False)):
                 raise CoverageError(f"has the cross {', '.join(cross)}, which is not one label of each of its axes")
+            # JSON's true and false are integers to Python.
+            if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+                raise CoverageError(
+                    f"has {count!r} runs of the cross {', '.join(cross)}, but a number of runs is an integer, 0 or more"
+                )
         return cls(axes, runs)

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from flexcim.errors import FlexCiMError
-from flexcim.packed import PackedModel, read_packed
+from flexcim.packed import PackedModel, read_pruned
 from sim.runtime.backends import Backend
 
 __all__ = ["BackendLinear", "PrunedModel", "RuntimeModelError", "load_pruned"]
@@ -216,7 +216,7 @@ def load_pruned(folder: str | os.PathLike[str]) -> PrunedModel:
         If it has no packed model.
     """
     root = Path(folder)
-    packed = read_packed(root / "packed")
+    packed = read_pruned(root)
     checkpoint = root / "checkpoint"
     if not (checkpoint / "config.json").is_file():
         raise RuntimeModelError(
