@@ -72,7 +72,8 @@ def test_sensitivities_are_sums_over_the_gradients_of_each_token(model, monkeypa
 
 
 def test_sensitivities_of_encoders_are_such_sums_too(encoder, monkeypatch):
-    assert_sums_over_tokens(*encoder, monkeypatch)
+    model, samples, mask = encoder
+    assert_sums_over_tokens(model, samples, mask, monkeypatch)
 
 
 def assert_sums_over_tokens(model, samples, mask, monkeypatch) -> None:

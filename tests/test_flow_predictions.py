@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from flow import predictions as module
+from flow.options import BATCH_IMAGES
 from flow.predictions import Predictions, batch_size, read
 from flow.quiet import quiet
 from tests.model_families import tiny_family, tiny_inputs
@@ -51,4 +52,4 @@ def test_batches_are_bounded(monkeypatch):
     monkeypatch.setattr(module, "BATCH_TOKENS", 100)
     assert batch_size(torch.zeros(9, 30, dtype=torch.int64)) == 3
     assert batch_size(torch.zeros(9, 300, dtype=torch.int64)) == 1
-    assert batch_size(torch.zeros(9, 3, 500, 500)) == module.BATCH_IMAGES
+    assert batch_size(torch.zeros(9, 3, 500, 500)) == BATCH_IMAGES
