@@ -162,8 +162,8 @@ def _check_compared(checkpoint: Checkpoint) -> None:
     if config.num_labels < 2 or task != "single_label_classification":
         others = ", ".join(other.value for other in Method if other is not Method.FLOW)
         raise PruneError(
-            f"{checkpoint.name} has {config.num_labels} labels for {task}, but method flow compares the probabilities "
-            f"of 2 or more labels that exclude each other; use {others}"
+            f"{checkpoint.name} has num_labels {config.num_labels} and problem_type {task}, but method flow compares "
+            f"probabilities of 2 or more labels that exclude each other; use {others}"
         )
 
 

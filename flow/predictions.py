@@ -60,11 +60,11 @@ class Predictions:
 
     def count(self, samples: Tensor) -> int:
         """The number of a model's predictions on samples [samples, length], int64, or [samples, ...] of images."""
+        if self.causal:
+            return samples[:, 1:].numel()
         if self.mask is not None:
             return int((samples == self.mask).sum())
-        if samples.ndim != 2:
-            return len(samples)
-        return len(samples) * (samples.shape[1] - self.causal)
+        return samples.numel() if samples.ndim == 2 else len(samples)
 
 
 def batch_size(samples: Tensor) -> int:

@@ -130,8 +130,8 @@ def test_flow_sets_images_apart(vit, tmp_path):
 @pytest.mark.parametrize(
     ("labels", "task", "told"),
     [
-        (1, None, "1 labels for single_label_classification"),
-        (3, "multi_label_classification", "3 labels for multi_label_classification"),
+        (1, None, "num_labels 1 and problem_type single_label_classification"),
+        (3, "multi_label_classification", "num_labels 3 and problem_type multi_label_classification"),
     ],
 )
 def test_answers_that_are_no_probabilities_of_labels_are_not_compared(labels, task, told, tmp_path):
@@ -143,7 +143,7 @@ def test_answers_that_are_no_probabilities_of_labels_are_not_compared(labels, ta
     options = {"sparsity": 0.5, "calibration": tmp_path / "images"}
     with pytest.raises(
         PruneError,
-        match=rf"^vit has {told}, but method flow compares the probabilities of 2 or more labels that exclude each "
+        match=rf"^vit has {told}, but method flow compares probabilities of 2 or more labels that exclude each "
         r"other; use paper, uniform, owl$",
     ):
         check_abilities(asked(tmp_path / "vit", **options), checkpoint)
