@@ -8,10 +8,10 @@ from torch import Tensor
 
 from flexcim.errors import FlexCiMError
 from flow.checkpoint import Checkpoint
-from flow.images import draw_images, read_images
-from flow.options import DEFAULT_LENGTH, GUARD_SAMPLES, Method
+from flow.images import draw_images, read_images, set_images_apart
+from flow.options import DEFAULT_LENGTH, GUARD_SAMPLES, MEASURED_IMAGES, Method
 from flow.request import PruneRequest
-from flow.text import draw_samples, read_text, set_apart, tokenize
+from flow.text import draw_samples, mask_places, read_text, set_apart, tokenize
 
 __all__ = ["Calibration", "PruneError", "calibrate", "check_abilities", "tokens_of", "window_of"]
 
@@ -33,13 +33,16 @@ class Calibration:
     guard : Tensor
         Samples that were set apart, to compare whole models on; none where no models are compared.
     tokens : Tensor
-        The whole text, [tokens], int64; empty for images.
+        The whole text, [tokens], int64, without masks; empty for images.
+    mask : int, optional
+        The token that stands in samples and guard where a masked language model is to predict.
     """
 
     length: int
     samples: Tensor
     guard: Tensor
     tokens: Tensor
+    mask: int | None = None
 
 
 def calibrate(request: PruneRequest, checkpoint: Checkpoint) -> Calibration:
@@ -52,10 +55,20 @@ def calibrate(request: PruneRequest, checkpoint: Checkpoint) -> Calibration:
     """
     length = window_of(request.length, checkpoint)
     if checkpoint.tokenizer is None:
-        images = read_images(request.calibration)
-        _check_images(checkpoint, images)
-        samples = draw_images(images, request.samples, request.seed)
-        return Calibration(length, samples, samples[:0], samples.new_empty(0).long())
+        return _of_images(request, checkpoint, length)
+    return _of_text(request, checkpoint, length)
+
+
+def _of_images(request: PruneRequest, checkpoint: Checkpoint, length: int) -> Calibration:
+    images = read_images(request.calibration)
+    _check_images(checkpoint, images)
+    measured, apart = set_images_apart(images) if request.chooser is Method.FLOW else (images, images[:0])
+    samples = draw_images(measured, request.samples, request.seed)
+    guard = draw_images(apart, min(request.samples, MEASURED_IMAGES), request.seed)
+    return Calibration(length, samples, guard, samples.new_empty(0).long())
+
+
+def _of_text(request: PruneRequest, checkpoint: Checkpoint, length: int) -> Calibration:
     tokens = tokens_of(read_text(request.calibration), checkpoint)
     # A sample of the recovery has one token more: the one that its last predicts.
     if request.recover and len(tokens) <= length:
@@ -63,10 +76,25 @@ def calibrate(request: PruneRequest, checkpoint: Checkpoint) -> Calibration:
     # A plan of FLOW's is applied to the samples that it was chosen with.
     measured, apart = set_apart(tokens, length) if request.chooser is Method.FLOW else (tokens, tokens[:0])
     samples = draw_samples(measured, request.samples, length, request.seed)
-    if not len(apart):
-        return Calibration(length, samples, samples[:0], tokens)
-    guard = draw_samples(apart, min(request.samples, GUARD_SAMPLES), length, request.seed)
-    return Calibration(length, samples, guard, tokens)
+    guard = samples[:0]
+    if len(apart):
+        guard = draw_samples(apart, min(request.samples, GUARD_SAMPLES), length, request.seed)
+    mask = _mask_of(checkpoint)
+    if mask is not None:
+        # Statistics are taken behind masks, too: what a model computes at a mask is all that it predicts from there,
+        # and least squares would give up inputs that no sample shows. The other 85 % are text as it is.
+        samples, guard = (mask_places(some, mask, request.seed) for some in (samples, guard))
+    return Calibration(length, samples, guard, tokens, mask)
+
+
+def _mask_of(checkpoint: Checkpoint) -> int | None:
+    """The token that masks, of a masked language model whose tokenizer has one."""
+    assert checkpoint.tokenizer is not None, "the model reads text"
+    mask = checkpoint.tokenizer.mask_token_id
+    if mask is None or checkpoint.model.can_generate():
+        return None
+    _check_known(mask, checkpoint)
+    return int(mask)
 
 
 def window_of(length: int | None, checkpoint: Checkpoint) -> int:
@@ -95,21 +123,27 @@ def tokens_of(text: str, checkpoint: Checkpoint) -> Tensor:
     """
     assert checkpoint.tokenizer is not None, "the model reads text"
     tokens = tokenize(text, checkpoint.tokenizer)
-    known = checkpoint.model.get_input_embeddings().num_embeddings
-    largest = int(tokens.max()) if len(tokens) else 0
-    if largest >= known:
-        raise PruneError(f"the tokenizer of {checkpoint.name} gives token {largest}, but the model has only {known}")
+    _check_known(int(tokens.max()) if len(tokens) else 0, checkpoint)
     return tokens
 
 
+def _check_known(token: int, checkpoint: Checkpoint) -> None:
+    """PruneError if the model has no such token."""
+    known = checkpoint.model.get_input_embeddings().num_embeddings
+    if token >= known:
+        raise PruneError(f"the tokenizer of {checkpoint.name} gives token {token}, but the model has only {known}")
+
+
 def check_abilities(request: PruneRequest, checkpoint: Checkpoint) -> None:
-    """Make sure that the model predicts the next token where that is needed.
+    """Make sure that the model predicts the next token, or whatever a run needs of it.
 
     Raises
     ------
     PruneError
         If it does not.
     """
+    if request.plan is None and request.chooser is Method.FLOW:
+        _check_compared(checkpoint)
     if checkpoint.model.can_generate():
         return
     unable = f"{checkpoint.name} does not predict the next token"
@@ -117,9 +151,20 @@ def check_abilities(request: PruneRequest, checkpoint: Checkpoint) -> None:
         raise PruneError(f"{unable}, so it cannot be evaluated on a text")
     if request.recover:
         raise PruneError(f"{unable}, so there is no loss to recover it by; recovery steps must be 0")
-    if request.plan is None and request.chooser is Method.FLOW:
+
+
+def _check_compared(checkpoint: Checkpoint) -> None:
+    """PruneError if the model's answers are no probabilities that `Method.FLOW` could compare."""
+    if checkpoint.tokenizer is not None:
+        return
+    config = checkpoint.model.config
+    task = config.problem_type or "single_label_classification"
+    if config.num_labels < 2 or task != "single_label_classification":
         others = ", ".join(other.value for other in Method if other is not Method.FLOW)
-        raise PruneError(f"{unable}, whose loss method flow is guided by; use {others}")
+        raise PruneError(
+            f"{checkpoint.name} has num_labels {config.num_labels} and problem_type {task}, but method flow compares "
+            f"probabilities of 2 or more labels that exclude each other; use {others}"
+        )
 
 
 def _check_images(checkpoint: Checkpoint, images: Tensor) -> None:

@@ -62,7 +62,8 @@ DEFAULT_STEPS = 2
 """Assignments that are sought in the pruned model."""
 
 JUDGED_TOKENS = 1536
-"""Tokens of the text set apart that whole assignments are compared on: those of whole samples (`COST_TOKENS`)."""
+"""Tokens of the text set apart that whole assignments are compared on: those of whole samples (`COST_TOKENS`). Of
+images there are `flow.options.MEASURED_IMAGES`."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -81,10 +82,12 @@ class Evidence:
     treatment : Treatment
         How the layers will be pruned: what a pattern costs depends on it.
     samples : Tensor
-        Samples of calibration text, [samples, length], int64; what the loss feels is measured on the first tokens of
-        the first few.
+        Calibration samples, [samples, length], int64, or images [samples, channels, height, width], float32; what the
+        loss feels is measured on the first few.
     guard : Tensor
-        Samples whose first tokens whole assignments are compared on, [samples, length], int64.
+        Samples of the same kind, the first few of which whole assignments are compared on.
+    mask : int, optional
+        The token that stands in the samples where a masked language model is to predict.
     seed : int
         Seed of the labels that the model draws.
     steps : int
@@ -103,6 +106,7 @@ class Evidence:
     treatment: Treatment
     samples: Tensor
     guard: Tensor
+    mask: int | None = None
     seed: int = 0
     steps: int = DEFAULT_STEPS
     blocks: tuple[Block, ...] = ()
@@ -133,8 +137,8 @@ class Selection:
     assignment : Assignment
         The choice for each unit.
     trials : dict
-        Divergence from the dense model on the guard's samples under each assignment that was tried, nats per token, by
-        its name; empty for methods that try nothing.
+        Divergence from the dense model on the guard's samples under each assignment that was tried, nats per
+        prediction, by its name; empty for methods that try nothing.
     search : Search, optional
         How `Method.FLOW` measured; None for the others.
     """
@@ -234,6 +238,7 @@ def search_streamed(problem: Problem, evidence: Evidence, rivals: Sequence[Assig
         evidence.treatment,
         evidence.samples,
         evidence.judged,
+        evidence.mask,
     )
     loss = LossModel(np.array(evidence.once("curvature", lambda: bench.loss_model(evidence.seed).curvature.tolist())))
     tried = _first_tries(problem, loss, rivals)
@@ -264,7 +269,7 @@ def set_up(patterns: Sequence[Pattern], evidence: Evidence) -> Bench:
     dense = {layer.name: layer.weight for unit in evidence.units for layer in unit}
     treated = treat_layers(evidence.treatment, dense, evidence.dense, dict.fromkeys(dense, patterns), SEARCH_TOLERANCE)
     weights = {name: of_layer.weights for name, of_layer in treated.items()}
-    return Bench(evidence.model, evidence.units, weights, Reference.of(evidence.model, evidence.judged))
+    return Bench(evidence.model, evidence.units, weights, Reference.of(evidence.model, evidence.judged, evidence.mask))
 
 
 def measure_costs(bench: Bench, patterns: Sequence[Pattern], evidence: Evidence) -> LossModel:
@@ -274,8 +279,8 @@ def measure_costs(bench: Bench, patterns: Sequence[Pattern], evidence: Evidence)
     middle = middle_pattern(patterns)
     probes = {layer.name: bench.treated[layer.name][middle] - layer.weight for layer in layers}
     samples = first_tokens(evidence.samples, COST_TOKENS)
-    felt, tokens = sensitivities(evidence.model, layers, probes, samples, evidence.seed)
-    return loss_model(bench.units, bench.treated, evidence.dense, felt, tokens)
+    felt, predicted = sensitivities(evidence.model, layers, probes, samples, evidence.seed, evidence.mask)
+    return loss_model(bench.units, bench.treated, evidence.dense, felt, predicted)
 
 
 def _can_answer_paper(problem: Problem) -> bool:

@@ -2,14 +2,14 @@
 
 A layer's weights change by dW, its outputs by dW x. The loss is the divergence from the dense model's predictions. In
 the dense model it has no slope, and its second derivative is the Fisher information: with g the gradient, in the
-layer's outputs, of the negative log-likelihood of labels that the model itself draws, it rises per token by ::
+layer's outputs, of the negative log-likelihood of labels that the model itself draws, it rises per prediction by ::
 
     1/2 E[(g . dW x) ** 2]  ~  1/2 sum_o E[g_o ** 2] (dW E[x x^T] dW^T)_oo
 
-Each token is a sample, as if g were independent from token to token. The right side moreover takes g to be independent
-of x, and of the g of other outputs (as K-FAC does, Martens & Grosse, arXiv 1503.05671). It costs next to nothing for
-one more change, and so tells the patterns of a layer apart; its level is set by one change for which the left side is
-measured.
+Each token is a sample, as if g were independent from token to token; where there are more tokens than predictions, as
+in an image, those of a prediction add up. The right side moreover takes g to be independent of x, and of the g of other
+outputs (as K-FAC does, Martens & Grosse, arXiv 1503.05671). It costs next to nothing for one more change, and so tells
+the patterns of a layer apart; its level is set by one change for which the left side is measured.
 
 In a pruned model the divergence has a slope, E[g . dW x] with g its own gradient. Nothing is assumed for it, and how
 the errors of all layers add up is in it.
@@ -30,7 +30,7 @@ from transformers import PreTrainedModel
 
 from flow.blocks import LinearLayer
 from flow.divergence import Reference
-from flow.options import BATCH_TOKENS
+from flow.predictions import Predictions, batch_size, read
 from flow.seeds import seeded
 from flow.statistics import InputStatistics
 
@@ -126,7 +126,7 @@ class LossModel:
     Parameters
     ----------
     curvature : float64 [units, patterns, patterns]
-        Half the second derivative along what two patterns change in a unit's dense weights, nats per token.
+        Half the second derivative along what two patterns change in a unit's dense weights, nats per prediction.
     """
 
     curvature: NDArray[np.float64]
@@ -163,7 +163,7 @@ def loss_model(
     treated: Mapping[str, Tensor],
     dense: Mapping[str, InputStatistics],
     felt: Mapping[str, Sensitivity],
-    tokens: int,
+    predicted: int,
 ) -> LossModel:
     """What patterns do to the loss of a dense model.
 
@@ -177,12 +177,12 @@ def loss_model(
         Statistics of the layers' inputs, with second moments.
     felt : mapping
         The layers' sensitivities.
-    tokens : int
-        Predicted tokens that these were measured on.
+    predicted : int
+        Predictions that these were measured on.
     """
     parts = [
         sum(
-            layer_curvature(treated[layer.name] - layer.weight, dense[layer.name], felt[layer.name], tokens)
+            layer_curvature(treated[layer.name] - layer.weight, dense[layer.name], felt[layer.name], predicted)
             for layer in unit
         )
         for unit in units
@@ -190,8 +190,8 @@ def loss_model(
     return LossModel(np.stack(parts))
 
 
-def layer_curvature(changes: Tensor, seen: InputStatistics, felt: Sensitivity, tokens: int) -> NDArray[np.float64]:
-    """Half the second derivative of the loss along each two changes of a layer's weights, nats per token.
+def layer_curvature(changes: Tensor, seen: InputStatistics, felt: Sensitivity, predicted: int) -> NDArray[np.float64]:
+    """Half the second derivative of the loss along each two changes of a layer's weights, nats per prediction.
 
     Parameters
     ----------
@@ -201,8 +201,8 @@ def layer_curvature(changes: Tensor, seen: InputStatistics, felt: Sensitivity, t
         The layer's inputs, with second moments.
     felt : Sensitivity
         How the loss feels its outputs.
-    tokens : int
-        Predicted tokens that the sensitivity was measured on.
+    predicted : int
+        Predictions that the sensitivity was measured on.
 
     Returns
     -------
@@ -215,17 +215,22 @@ def layer_curvature(changes: Tensor, seen: InputStatistics, felt: Sensitivity, t
 
     def products(some: Tensor, others: Tensor) -> Tensor:
         weighted = (some.float() @ moments) * (felt.share * felt.squares[:, None])
-        return (weighted.flatten(1) @ others.float().flatten(1).T).double() / (2 * tokens)
+        return (weighted.flatten(1) @ others.float().flatten(1).T).double() / (2 * predicted)
 
     # A model that was always sure of its labels would feel nothing along the probe.
     expected = products(felt.probe[None], felt.probe[None]).item()
-    level = felt.rise / (2 * tokens) / expected if expected > 0 else 1.0
+    level = felt.rise / (2 * predicted) / expected if expected > 0 else 1.0
     found: NDArray[np.float64] = (level * products(changes, changes)).cpu().numpy()
     return (found + found.T) / 2
 
 
 def sensitivities(
-    model: PreTrainedModel, layers: Sequence[LinearLayer], probes: Mapping[str, Tensor], samples: Tensor, seed: int
+    model: PreTrainedModel,
+    layers: Sequence[LinearLayer],
+    probes: Mapping[str, Tensor],
+    samples: Tensor,
+    seed: int,
+    mask: int | None = None,
 ) -> tuple[dict[str, Sensitivity], int]:
     """Measure how a dense model's loss feels changes of its layers' outputs.
 
@@ -238,24 +243,27 @@ def sensitivities(
     probes : mapping
         A change of the weights by the layer's name, [outputs, inputs].
     samples : Tensor
-        [samples, length], int64.
+        [samples, length], int64, or images [samples, channels, height, width], float32.
     seed : int
         Seed of the labels that the model draws.
+    mask : int, optional
+        The token that stands where the model is to predict, as in `Predictions`.
 
     Returns
     -------
     sensitivities : dict
         By the layer's name.
-    tokens : int
-        Predicted tokens.
+    predicted : int
+        Predictions.
     """
     draw = label_drawer(seed)
+    predictions = Predictions.of(model, mask)
     with _frozen(model), sensing(layers, probes) as felt:
-        for batch in samples.split(max(1, BATCH_TOKENS // samples.shape[1])):
-            logits = model(input_ids=batch, use_cache=False).logits[:, :-1].float()
+        for batch in samples.split(batch_size(samples)):
+            logits = predictions.among(batch, read(model, batch).logits)
             labels = draw(logits.detach()).to(logits.device)
-            cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum").backward()
-    return felt, samples[:, 1:].numel()
+            cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="sum").backward()
+    return felt, predictions.count(samples)
 
 
 @contextlib.contextmanager
@@ -285,23 +293,22 @@ def mean_gradients(model: PreTrainedModel, layers: Sequence[LinearLayer], dense:
     Returns
     -------
     dict
-        By the layer's name, [outputs, inputs], float32, nats per token.
+        By the layer's name, [outputs, inputs], float32, nats per prediction.
     """
     found = {layer.name: torch.zeros(layer.shape, device=layer.weight.device) for layer in layers}
 
     def add(layer: LinearLayer, inputs: Tensor, gradient: Tensor) -> None:
         found[layer.name].addmm_(gradient.float().flatten(0, -2).T, inputs.float().flatten(0, -2))
 
-    tokens = dense.samples[:, 1:].numel()
     with _frozen(model), _watching(layers, add):
-        for part in dense.split(max(1, BATCH_TOKENS // dense.samples.shape[1])):
-            logits = model(input_ids=part.samples, use_cache=False).logits[:, :-1].float()
-            (part.from_logits(logits) / tokens).backward()
+        for part in dense.split():
+            (part.from_logits(read(model, part.samples).logits) / len(dense.tokens)).backward()
     return found
 
 
 def label_drawer(seed: int) -> Callable[[Tensor], Tensor]:
-    """Draws labels from a model's own predictions, batch after batch: logits [..., vocabulary] to int64 [...]."""
+    """Draws labels from a model's own predictions, batch after batch: logits [..., vocabulary] or [..., classes] to
+    int64 [...]."""
     generator = seeded(seed)
 
     def draw(logits: Tensor) -> Tensor:

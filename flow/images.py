@@ -11,7 +11,7 @@ from torch import Tensor
 from flexcim.errors import FlexCiMError
 from flow.seeds import seeded
 
-__all__ = ["ImageError", "draw_images", "read_images"]
+__all__ = ["ImageError", "draw_images", "read_images", "set_images_apart"]
 
 _NAME = "pixel_values"
 
@@ -57,3 +57,28 @@ def draw_images(images: Tensor, samples: int, seed: int) -> Tensor:
     if samples < 1:
         raise ImageError(f"calibration samples must be at least 1, not {samples}")
     return images[torch.randperm(len(images), generator=seeded(seed))[:samples]]
+
+
+def set_images_apart(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Split images in two: 7/8 to measure on, and 1/8, at least one, to compare on what was not measured.
+
+    The eighth is taken at equal distances, as files often hold one class after the other. A single image serves for
+    both, as does a text that is too short to be split (`flow.text.set_apart`).
+
+    Parameters
+    ----------
+    images : Tensor
+        [images, channels, height, width], floating.
+
+    Returns
+    -------
+    tuple of Tensor
+        The two parts.
+    """
+    if len(images) == 1:
+        return images, images
+    parts = max(1, len(images) // 8)
+    # The middle of each of so many stretches.
+    apart = torch.zeros(len(images), dtype=torch.bool)
+    apart[(2 * torch.arange(parts) + 1) * len(images) // (2 * parts)] = True
+    return images[~apart], images[apart]

@@ -11,6 +11,7 @@ __all__ = [
     "DEFAULT_SAMPLES",
     "DEFAULT_VECTORS",
     "GUARD_SAMPLES",
+    "MEASURED_IMAGES",
     "ActivationScale",
     "Granularity",
     "Method",
@@ -29,7 +30,11 @@ DEFAULT_SAMPLES = 32
 """Calibration samples."""
 
 GUARD_SAMPLES = 16
-"""Most samples that whole pruned models are compared on."""
+"""Most samples of text that whole pruned models are compared on."""
+
+MEASURED_IMAGES = 64
+"""Most images that FLOW measures costs on, and most that it compares whole pruned models on: more than of texts, as an
+image is one prediction only, and twice the calibration samples of the default."""
 
 DEFAULT_LENGTH = 512
 """Tokens of a sample and of an evaluation window, unless the model's context is shorter."""

@@ -194,6 +194,7 @@ def _choose(run: _Run, problem: Problem | None) -> Selection | None:
             treatment=request.treatment,
             samples=samples,
             guard=run.calibration.guard,
+            mask=run.calibration.mask,
             seed=request.seed,
             blocks=run.blocks,
             once=run.once,

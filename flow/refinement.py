@@ -2,7 +2,7 @@
 
 What one layer's pattern costs by itself misleads where much is pruned, as errors add up on their way through the model.
 So the slope of the loss is measured in the pruned model, and how far that is from the dense one decides: on calibration
-text that no statistics were taken from.
+samples that no statistics were taken from.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Bench:
                 layer.weight.copy_(self._dense[layer.name])
 
     def divergence(self, columns: NDArray[np.int64]) -> float:
-        """Divergence from the dense model on the guard's samples under an assignment, nats per token."""
+        """Divergence from the dense model on the guard's samples under an assignment, nats per prediction."""
         key = tuple(int(column) for column in columns)
         if key not in self._found:
             self.put(columns)

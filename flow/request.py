@@ -42,8 +42,8 @@ class Setting:
         Local folder of a checkpoint in Hugging Face format.
     calibration : path
         UTF-8 file to take the calibration samples from; for a model of images a safetensors file with ``pixel_values``
-        [images, channels, height, width], floating. `Method.FLOW` sets an eighth of the text apart, to compare whole
-        pruned models on.
+        [images, channels, height, width], floating. `Method.FLOW` sets an eighth of the text or the images apart, to
+        compare whole pruned models on. Masked language models read samples with masks if their tokenizer has one.
     evaluation : path, optional
         UTF-8 file to measure bits per byte on; it must share no long passage with the calibration text.
     samples : int
@@ -110,7 +110,8 @@ class PruneRequest(Setting):
         What happens to the kept weights; by default what the plan says, else `Update.LSQ` for `Method.FLOW` and plans,
         and nothing for other methods.
     seed : int
-        Seed of the samples' places, of the labels that `Method.FLOW` draws, and of the recovery's samples.
+        Seed of the samples' places, of the masks' places in them, of the labels that `Method.FLOW` draws, and of the
+        recovery's samples.
     recover : int
         Steps of fine-tuning with the zeros held, after pruning (`flow.recovery`); the whole model is in memory then.
     activations : ActivationScale

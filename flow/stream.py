@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from flexcim.errors import FlexCiMError
 from flow.blocks import Block, LinearLayer
 from flow.magnitudes import Magnitudes
-from flow.options import BATCH_IMAGES, BATCH_TOKENS
+from flow.predictions import Predictions, batch_size, read
 from flow.statistics import InputStatistics, observe, observe_magnitudes
 
 __all__ = ["BlockStream", "CalibrationError"]
@@ -68,6 +68,8 @@ class BlockStream:
         What the model reads: tokens [samples, length], int64, or images [samples, channels, height, width].
     moments : bool
         Whether the dense statistics have second moments, of all layers at once.
+    mask : int, optional
+        The token that stands where the model is to predict, as in `Predictions`.
 
     Raises
     ------
@@ -76,13 +78,20 @@ class BlockStream:
     """
 
     def __init__(
-        self, model: PreTrainedModel, blocks: Sequence[Block], samples: Tensor, *, moments: bool = False
+        self,
+        model: PreTrainedModel,
+        blocks: Sequence[Block],
+        samples: Tensor,
+        *,
+        moments: bool = False,
+        mask: int | None = None,
     ) -> None:
         self._moments = moments
+        self._predictions = Predictions.of(model, mask)
         self._model = model
         self._blocks = blocks
         self._samples = samples
-        self._batches = samples.split(max(1, BATCH_TOKENS // samples.shape[1]) if samples.ndim == 2 else BATCH_IMAGES)
+        self._batches = samples.split(batch_size(samples))
         self._first: list[Tensor] = []
         self._calls: dict[str, list[_Call]] = {block.name: [] for block in blocks}
         # What blocks answer besides the hidden states; None if they answer with the hidden states alone.
@@ -247,7 +256,7 @@ class BlockStream:
     def backward(
         self, spool: str | Path | None = None, draw: Callable[[Tensor], Tensor] | None = None
     ) -> Generator[tuple[Block, Iterator[int]]]:
-        """Take the gradient of the mean loss of the predicted tokens back through the blocks, in reverse order.
+        """Take the gradient of the mean loss of the predictions back through the blocks, in reverse order.
 
         A forward pass from the first block comes before; it keeps each block's inputs on disk. Then each block runs
         again with gradients. Whoever wants the gradients of a layer's outputs calls `LinearLayer.watch_outputs` before,
@@ -259,8 +268,8 @@ class BlockStream:
             Folder for the inputs, blocks * [samples, length, hidden] in all, deleted at the end; by default the
             system's for temporary files.
         draw : callable, optional
-            Gives the labels of a batch for its logits, [samples, length - 1, vocabulary] to [samples, length - 1]; by
-            default they are the samples' next tokens.
+            Gives the labels of a batch's predictions for their logits, as `Predictions.among` gives them, to int64 of
+            the same shape but the last axis; by default they are the samples' next tokens.
 
         Yields
         ------
@@ -273,9 +282,10 @@ class BlockStream:
         Raises
         ------
         CalibrationError
-            If the model does not predict the next token.
+            If the next tokens are the labels, but the model does not predict them.
         """
-        self._check_predicts()
+        if draw is None:
+            self._check_predicts()
         self.rewind()
         with tempfile.TemporaryDirectory(dir=spool) as name:
             folder = Path(name)
@@ -300,11 +310,10 @@ class BlockStream:
         """d mean loss / d outputs of the last block, for one batch."""
         with torch.enable_grad():
             hidden = self._hidden[index].detach().requires_grad_()
-            predicted = self._samples.numel() - len(self._samples)
-            logits = self._answer(index, hidden)[:, :-1].float()
+            logits = self._predictions.among(self._batches[index], self._answer(index, hidden))
             labels = self._targets[index] if draw is None else draw(logits.detach())
-            losses = _losses(logits, labels)
-            (gradient,) = torch.autograd.grad(losses.sum() / predicted, hidden)
+            mean = _losses(logits, labels).sum() / self._predictions.count(self._samples)
+            (gradient,) = torch.autograd.grad(mean, hidden)
         return gradient
 
     def _block_gradient(self, block: Block, index: int, hidden: Tensor, upstream: Tensor) -> Tensor:
@@ -316,14 +325,6 @@ class BlockStream:
         return gradient
 
     # -- the model around its blocks -----------------------------------------------------------------------------------
-
-    def _read(self, model: nn.Module, index: int) -> Any:
-        """Let the model, or its base, read a batch."""
-        device = next(self._model.get_input_embeddings().parameters()).device
-        batch = self._batches[index].to(device)
-        # Encoders have no cache and pass what they do not know on to their blocks.
-        options = {"use_cache": False} if hasattr(self._model.config, "use_cache") else {}
-        return model(**{self._model.main_input_name: batch}, **options)
 
     def _run(self, block: Block, index: int, hidden: Tensor) -> Tensor:
         """Outputs of a block for one batch; it must be loaded."""
@@ -357,9 +358,9 @@ class BlockStream:
             return hidden
 
         with torch.no_grad(), first.loaded(), self._replaced(record):
-            for index in range(len(self._batches)):
+            for batch in self._batches:
                 # The base model ends before the head, whose logits nobody needs here.
-                self._read(self._model.base_model, index)
+                read(self._model.base_model, batch)
 
     @property
     def _targets(self) -> list[Tensor]:
@@ -373,7 +374,7 @@ class BlockStream:
     def _answer(self, index: int, hidden: Tensor) -> Tensor:
         """Logits of one batch, from the outputs of the last block."""
         with self._replaced(lambda block, inputs, call: hidden):
-            logits = self._read(self._model, index).logits
+            logits = read(self._model, self._batches[index]).logits
         assert isinstance(logits, Tensor)
         return logits
 
@@ -410,8 +411,8 @@ class BlockStream:
 
 
 def _losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """Negative log-likelihoods, [samples, length], of targets of this shape."""
-    return cross_entropy(logits.transpose(1, 2), targets.to(logits.device), reduction="none")
+    """Negative log-likelihoods of targets, [samples, length] or [predictions], in their shape."""
+    return cross_entropy(logits.movedim(-1, 1), targets.to(logits.device), reduction="none")
 
 
 def _moved(values: Any, device: torch.device) -> Any:

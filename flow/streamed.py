@@ -22,6 +22,8 @@ from flexcim.pattern import Pattern
 from flow.blocks import Block, LinearLayer
 from flow.costs import COST_TOKENS, LossModel, label_drawer, layer_curvature, sensing
 from flow.divergence import Reference
+from flow.options import MEASURED_IMAGES
+from flow.predictions import Predictions
 from flow.seeds import seeded
 from flow.statistics import InputStatistics
 from flow.stream import BlockStream
@@ -65,13 +67,24 @@ def bench_bytes(units: Sequence[Sequence[LinearLayer]], patterns: int) -> int:
 
 
 def searched(samples: Tensor, units: Sequence[Sequence[LinearLayer]]) -> Tensor:
-    """The first of some samples, [samples, length], whose statistics are enough to choose by, if not to prune by."""
+    """The first of some samples, [samples, length], whose statistics are enough to choose by, if not to prune by.
+
+    Of images, [samples, channels, height, width], all: only the model knows how many tokens it makes of one, and to
+    prune takes a pass of them all anyway.
+    """
+    if samples.ndim != 2:
+        return samples
     widest = max(layer.shape[1] for unit in units for layer in unit)
     return first_tokens(samples, _TOKENS_FOR_AN_INPUT * widest)
 
 
 def first_tokens(samples: Tensor, tokens: int) -> Tensor:
-    """The first of some samples, [samples, length], with so many tokens, if there are as many."""
+    """The first of some samples, [samples, length], with so many tokens, if there are as many.
+
+    Of images, [samples, channels, height, width], the first `flow.options.MEASURED_IMAGES`.
+    """
+    if samples.ndim != 2:
+        return samples[:MEASURED_IMAGES]
     return samples[: -(-tokens // samples.shape[1])]
 
 
@@ -102,9 +115,12 @@ class StreamedBench:
     treatment : Treatment
         How layers are pruned.
     samples : Tensor
-        Samples of calibration text, [samples, length], int64: as many as it takes, moments and costs are measured on.
+        Calibration samples, [samples, length], int64, or images [samples, channels, height, width], float32: as many
+        as it takes, moments and costs are measured on.
     guard : Tensor
-        Samples that the divergences are measured on, [samples, length], int64.
+        Samples of the same kind that the divergences are measured on.
+    mask : int, optional
+        The token that stands where the model is to predict, as in `Predictions`.
     """
 
     model: PreTrainedModel
@@ -114,6 +130,7 @@ class StreamedBench:
     treatment: Treatment
     samples: Tensor
     guard: Tensor
+    mask: int | None = None
 
     def loss_model(self, seed: int) -> LossModel:
         """What the patterns do to the loss of the dense model.
@@ -125,13 +142,14 @@ class StreamedBench:
         """
         generator = seeded(seed)
         few = first_tokens(self.samples, COST_TOKENS)
-        predicted = few[:, 1:].numel()
+        predicted = Predictions.of(self.model, self.mask).count(few)
         middle = middle_pattern(self.patterns)
         stream = BlockStream(self.model, self.blocks, searched(self.samples, self.units))
+        feeling = BlockStream(self.model, self.blocks, few, mask=self.mask)
         found: dict[str, NDArray[np.float64]] = {}
         with (
             stream.revisiting() as go,
-            closing(BlockStream(self.model, self.blocks, few).backward(draw=label_drawer(seed))) as backward,
+            closing(feeling.backward(draw=label_drawer(seed))) as backward,
         ):
             for position, (block, batches) in zip(reversed(range(len(self.blocks))), backward, strict=True):
                 if not block.layers:
@@ -147,14 +165,14 @@ class StreamedBench:
                     for _ in batches:
                         pass
                 for name, change in changes.items():
-                    # The stream goes back from the mean loss, whose gradients are smaller by the number of tokens.
+                    # The stream goes back from the mean loss, whose gradients are smaller by the number of predictions.
                     felt[name].scale(predicted)
                     found[name] = layer_curvature(change, seen[name], felt[name], predicted)
         return LossModel(np.stack([sum(found[layer.name] for layer in unit) for unit in self.units]))
 
     def divergences(self, assignments: Mapping[str, NDArray[np.int64]]) -> dict[str, float]:
-        """Divergence from the dense model on the guard's samples under each of some assignments, nats per token, in one
-        pass for all and for the dense model.
+        """Divergence from the dense model on the guard's samples under each of some assignments, nats per prediction,
+        in one pass for all and for the dense model.
 
         Parameters
         ----------
@@ -181,7 +199,7 @@ class StreamedBench:
                     stream.skip()
                 for layer in block.layers:
                     layer.weight.copy_(before[layer.name])
-        reference = Reference.from_answers(self.guard, guard.answers())
+        reference = Reference.from_answers(self.guard, Predictions.of(self.model, self.mask), guard.answers())
         return {name: reference.mean_divergence(stream.answers()) for name, stream in pruned.items()}
 
     def _treated(

@@ -18,6 +18,7 @@ __all__ = [
     "TextError",
     "check_unseen",
     "draw_samples",
+    "mask_places",
     "read_text",
     "set_apart",
     "tokenize",
@@ -25,6 +26,9 @@ __all__ = [
 
 LEAK_CHARACTERS = 128
 """A passage of so many characters in two texts is no coincidence: one was copied from the other."""
+
+_MASKED = 0.15
+"""Share of a sample's places that are masked: that of BERT's own training, which most masked models follow."""
 
 _STRETCHES = 16
 """Parts of a text that give up an eighth each: enough for the two halves of a split to be of one kind."""
@@ -125,6 +129,28 @@ def draw_samples(tokens: Tensor, samples: int, length: int, seed: int) -> Tensor
         raise TextError(f"the calibration text has {len(tokens)} tokens, fewer than the {length} of one sample")
     starts = torch.randint(len(tokens) - length + 1, (samples,), generator=seeded(seed))
     return tokens[starts[:, None] + torch.arange(length)]
+
+
+def mask_places(samples: Tensor, mask: int, seed: int) -> Tensor:
+    """Put a mask at 15 % of each sample's places, at least at one, drawn at random.
+
+    Parameters
+    ----------
+    samples : Tensor
+        [samples, length], int64.
+    mask : int
+        The token that masks.
+    seed : int
+        Seed of the places.
+
+    Returns
+    -------
+    Tensor
+        The samples with so many masks, [samples, length], int64.
+    """
+    masked = max(1, round(_MASKED * samples.shape[1]))
+    places = torch.rand(samples.shape, generator=seeded(seed)).topk(masked, dim=1).indices
+    return samples.scatter(1, places, mask)
 
 
 def set_apart(tokens: Tensor, length: int) -> tuple[Tensor, Tensor]:

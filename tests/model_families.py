@@ -9,7 +9,12 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
-__all__ = ["FAMILIES", "FAMILY_LAYERS", "tiny_family", "tiny_inputs"]
+from flow.blocks import find_blocks
+
+__all__ = ["FAMILIES", "FAMILY_LAYERS", "MASK", "sharp_family", "tiny_family", "tiny_inputs"]
+
+MASK = 0
+"""The byte that masks where a test wants a masked language model's tokenizer to have a mask; no text has it."""
 
 _COMMON: dict[str, Any] = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 _GROUPED = _COMMON | {"intermediate_size": 48, "num_key_value_heads": 1}
@@ -89,6 +94,19 @@ def tiny_family(name: str, seed: int = 0) -> PreTrainedModel:
         if hasattr(config, special):
             setattr(config, special, None)
     return getattr(transformers, kind)(config).eval()
+
+
+def sharp_family(name: str) -> PreTrainedModel:
+    """The same with a head that is sure of something: what random weights predict is alike for all inputs."""
+    model = tiny_family(name)
+    head = model.get_output_embeddings() or model.classifier
+    with torch.no_grad():
+        for module, factor in (
+            (head, 20.0),
+            *((layer.module, 8.0) for block in find_blocks(model) for layer in block.layers),
+        ):
+            module.weight.mul_(factor)
+    return model
 
 
 def tiny_inputs(model: PreTrainedModel, samples: int = 5, length: int = 24) -> Tensor:

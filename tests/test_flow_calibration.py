@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from flexcim.pattern import Pattern
 from flow.calibration import PruneError, calibrate, check_abilities
@@ -16,9 +17,9 @@ from flow.pruner import prune
 from flow.quiet import quiet
 from flow.selectors import Choice
 from flow.text import set_apart
-from tests.model_families import tiny_family
+from tests.model_families import MASK, tiny_family, tiny_inputs
 from tests.prune_requests import asked
-from tests.tiny_models import TEXT, save_tiny, tiny_llama
+from tests.tiny_models import TEXT, byte_tokenizer, save_tiny, tiny_llama
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,82 @@ def test_a_recovery_needs_one_token_more(folder, tmp_path):
     assert len(calibrate(asked(folder, **options), checkpoint).samples)
     with pytest.raises(PruneError, match=r"^a recovery needs a calibration text of more than 32 tokens, not 32$"):
         calibrate(asked(folder, recover=1, **options), checkpoint)
+
+
+def test_what_a_masked_model_reads_is_masked(text, tmp_path):
+    options = {"sparsity": 0.5, "calibration": text, "samples": 3, "length": 20, "seed": 2}
+    with quiet():
+        masked = load_checkpoint(save_tiny(tmp_path / "masked", tiny_family("bert"), mask=MASK))
+        plain = load_checkpoint(save_tiny(tmp_path / "plain", tiny_family("bert")))
+        causal = load_checkpoint(save_tiny(tmp_path / "causal", tiny_family("llama"), mask=MASK))
+    found = calibrate(asked(tmp_path / "masked", **options), masked)
+    assert found.mask == MASK
+    for checkpoint in (plain, causal):
+        unmasked = calibrate(asked(checkpoint.folder, **options), checkpoint)
+        assert unmasked.mask is None
+        for samples, others in ((found.samples, unmasked.samples), (found.guard, unmasked.guard)):
+            assert samples.shape == others.shape == (3, 20)
+            assert ((samples == MASK).sum(dim=1) == 3).all()
+            assert torch.equal(samples[samples != MASK], others[samples != MASK])
+    assert not (found.tokens == MASK).any()
+    # Methods that compare nothing get such samples, too.
+    assert torch.equal(
+        (calibrate(asked(tmp_path / "masked", method=Method.OWL, **options), masked).samples == MASK).sum(dim=1),
+        torch.tensor([3, 3, 3]),
+    )
+
+
+def test_a_mask_that_the_model_does_not_know_is_refused(text, tmp_path):
+    with quiet():
+        folder = save_tiny(tmp_path / "bert", tiny_family("bert"))
+        tokenizer = byte_tokenizer()
+        tokenizer.add_special_tokens({"mask_token": "[MASK]"})
+        tokenizer.save_pretrained(folder)
+    with pytest.raises(PruneError, match=r"^the tokenizer of bert gives token 256, but the model has only 256$"):
+        prune(asked(folder, sparsity=0.5, calibration=text, length=16))
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory):
+    with quiet():
+        return save_tiny(tmp_path_factory.mktemp("models") / "vit", tiny_family("vit"))
+
+
+def test_flow_sets_images_apart(vit, tmp_path):
+    checkpoint = load_checkpoint(vit)
+    images = tiny_inputs(checkpoint.model, samples=17)
+    save_file({"pixel_values": images}, tmp_path / "images")
+    options = {"sparsity": 0.5, "calibration": tmp_path / "images", "samples": 20, "seed": 1}
+    found = calibrate(asked(vit, **options), checkpoint)
+    assert (len(found.samples), len(found.guard), found.mask) == (15, 2, None)
+    every = torch.cat([found.samples, found.guard]).flatten(1).sum(dim=1).sort().values
+    assert torch.equal(every, images.flatten(1).sum(dim=1).sort().values)
+    assert len(calibrate(asked(vit, **options | {"samples": 1}), checkpoint).guard) == 1
+    others = calibrate(asked(vit, method=Method.PAPER, **options), checkpoint)
+    assert (len(others.samples), len(others.guard)) == (17, 0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "task", "told"),
+    [
+        (1, None, "num_labels 1 and problem_type single_label_classification"),
+        (3, "multi_label_classification", "num_labels 3 and problem_type multi_label_classification"),
+    ],
+)
+def test_answers_that_are_no_probabilities_of_labels_are_not_compared(labels, task, told, tmp_path):
+    with quiet():
+        model = tiny_family("vit")
+        model.config.num_labels, model.config.problem_type = labels, task
+        model.classifier = torch.nn.Linear(32, labels)
+        checkpoint = load_checkpoint(save_tiny(tmp_path / "vit", model))
+    options = {"sparsity": 0.5, "calibration": tmp_path / "images"}
+    with pytest.raises(
+        PruneError,
+        match=rf"^vit has {told}, but method flow compares probabilities of 2 or more labels that exclude each "
+        r"other; use paper, uniform, owl$",
+    ):
+        check_abilities(asked(tmp_path / "vit", **options), checkpoint)
+    check_abilities(asked(tmp_path / "vit", method=Method.OWL, **options), checkpoint)
 
 
 def test_an_encoder_is_not_recovered(text, tmp_path):

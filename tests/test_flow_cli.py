@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import shutil
 import subprocess
@@ -49,7 +50,7 @@ def test_pruning_prints_the_plan_and_writes_the_folder(model, text, tmp_path, ca
     assert "seed 11: 4 calibration samples of 32 tokens" in out
     assert out.count("model.layers.") == 21
     assert "obs masks, lsq update" in out
-    assert "tried knapsack: " in out
+    assert re.search(r"^tried knapsack: \d\.\d{4} nats per token away from the dense model$", out, re.MULTILINE)
     assert "asked for was sparsity of at least 60.00%" in out
     assert "bits per byte: " in out
     assert out.endswith(f"written: {output}\n")
@@ -119,6 +120,9 @@ def test_an_image_classifier_is_pruned_on_images(tmp_path, capfd):
     assert "seed 0: 4 calibration images of 3 x 16 x 16" in capfd.readouterr().out
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["calibration"] == {"samples": 4, "length": None, "seed": 0}
+    assert call(folder, "--sparsity", 0.5, *words) == 0
+    assert re.search(r"^tried knapsack: \d\.\d{4} nats per image away from", capfd.readouterr().out, re.MULTILINE)
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["method"] == "flow"
 
 
 def refused(capfd, *words: object) -> str:

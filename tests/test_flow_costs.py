@@ -9,12 +9,15 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from flow import costs
+from flow import costs, predictions
 from flow.blocks import find_blocks
 from flow.costs import LossModel, layer_curvature, loss_model, mean_gradients, sensitivities
 from flow.divergence import Reference
+from flow.predictions import Predictions
+from flow.quiet import quiet
 from flow.statistics import InputStatistics
 from flow.stream import BlockStream
+from tests.model_families import MASK, sharp_family, tiny_inputs
 from tests.tiny_models import tiny_llama, tiny_mamba2
 
 SAMPLES = torch.randint(256, (6, 20), generator=torch.Generator().manual_seed(0))
@@ -22,8 +25,21 @@ SAMPLES = torch.randint(256, (6, 20), generator=torch.Generator().manual_seed(0)
 
 @pytest.fixture(params=[tiny_llama, tiny_mamba2], ids=["llama", "mamba2"])
 def model(request, monkeypatch):
-    monkeypatch.setattr(costs, "BATCH_TOKENS", 40)
+    monkeypatch.setattr(predictions, "BATCH_TOKENS", 40)
     return request.param()
+
+
+@pytest.fixture(params=[("bert", None), ("bert", MASK), ("vit", None)], ids=["bert", "masked bert", "vit"])
+def encoder(request, monkeypatch):
+    """An encoder, what it reads, and its mask."""
+    monkeypatch.setattr(predictions, "BATCH_TOKENS", 48)
+    family, mask = request.param
+    with quiet():
+        model = sharp_family(family)
+    samples = tiny_inputs(model)
+    if mask is not None:
+        samples[samples % 7 == 0] = mask
+    return model, samples, mask
 
 
 def changes_of(layers, patterns: int = 3, size: float = 1e-3) -> dict[str, torch.Tensor]:
@@ -35,45 +51,75 @@ def layers_of(model):
     return [layer for block in find_blocks(model) for layer in block.layers]
 
 
-def measured(model, layers, changes, samples=SAMPLES, seed: int = 0):
-    """Sensitivities along the first change of each layer, and the predicted tokens."""
-    return sensitivities(model, layers, {name: change[0] for name, change in changes.items()}, samples, seed)
+def measured(model, layers, changes, samples=SAMPLES, seed: int = 0, mask: int | None = None):
+    """Sensitivities along the first change of each layer, and the predictions, counted."""
+    probes = {name: change[0] for name, change in changes.items()}
+    return sensitivities(model, layers, probes, samples, seed, mask)
+
+
+def predicted_by(model, samples, mask) -> torch.Tensor:
+    """Logits of the predictions, [predictions, vocabulary or classes], from a plain call of the model."""
+    logits = model(samples).logits
+    if model.can_generate():
+        logits = logits[:, :-1]
+    elif mask is not None:
+        logits = logits[samples == mask]
+    return logits.reshape(-1, logits.shape[-1])
 
 
 def test_sensitivities_are_sums_over_the_gradients_of_each_token(model, monkeypatch):
+    assert_sums_over_tokens(model, SAMPLES, None, monkeypatch)
+
+
+def test_sensitivities_of_encoders_are_such_sums_too(encoder, monkeypatch):
+    model, samples, mask = encoder
+    assert_sums_over_tokens(model, samples, mask, monkeypatch)
+
+
+def assert_sums_over_tokens(model, samples, mask, monkeypatch) -> None:
     drawn = []
     draw = costs.label_drawer(0)
 
     def noting(logits):
-        drawn.append(draw(logits))
-        return drawn[-1]
+        labels = draw(logits)
+        drawn.append(labels.flatten())
+        return labels
 
     monkeypatch.setattr(costs, "label_drawer", lambda seed: noting)
     layers = layers_of(model)
     changes = changes_of(layers)
-    felt, tokens = measured(model, layers, changes)
-    assert tokens == 6 * 19
+    felt, counted = measured(model, layers, changes, samples, mask=mask)
+    assert len(drawn) > 1
     inputs, outputs = {}, {}
     for layer in layers:
         layer.watch(lambda seen, name=layer.name: inputs.update({name: seen.detach()}))
         layer.watch_outputs(lambda seen, name=layer.name: (seen.retain_grad(), outputs.update({name: seen})))
-    logits = model(input_ids=SAMPLES, use_cache=False).logits[:, :-1]
-    cross_entropy(logits.flatten(0, 1), torch.cat(drawn).flatten(), reduction="sum").backward()
+    logits = predicted_by(model, samples, mask)
+    assert counted == len(logits)
+    cross_entropy(logits, torch.cat(drawn), reduction="sum").backward()
     for layer in layers:
         gradient = outputs[layer.name].grad
         assert torch.allclose(felt[layer.name].squares, gradient.square().sum(dim=(0, 1)), rtol=1e-3, atol=1e-7)
+        assert felt[layer.name].squares.max() > 0
         along = ((inputs[layer.name] @ changes[layer.name][0].T) * gradient).sum(dim=-1).square().sum().item()
         assert felt[layer.name].along == pytest.approx(along, rel=1e-3)
 
 
 def test_mean_gradients_are_those_of_the_divergence(model):
+    assert_mean_gradients(model, SAMPLES, None)
+
+
+def test_mean_gradients_of_encoders_are_so_too(encoder):
+    assert_mean_gradients(*encoder)
+
+
+def assert_mean_gradients(model, samples, mask) -> None:
     layers = layers_of(model)
-    generator = torch.Generator().manual_seed(2)
-    wanted = torch.randn(len(SAMPLES), SAMPLES.shape[1] - 1, 256, generator=generator).log_softmax(dim=-1)
-    reference = Reference(SAMPLES, torch.arange(256, dtype=torch.int32).expand_as(wanted), wanted)
-    found = mean_gradients(model, layers, reference)
-    logits = model(input_ids=SAMPLES, use_cache=False).logits[:, :-1]
-    cross_entropy(logits.flatten(0, 1), wanted.exp().flatten(0, 1)).backward()
+    logits = predicted_by(model, samples, mask)
+    wanted = torch.randn(logits.shape, generator=torch.Generator().manual_seed(2)).log_softmax(dim=-1)
+    likeliest = torch.arange(logits.shape[-1], dtype=torch.int32).expand_as(wanted)
+    found = mean_gradients(model, layers, Reference(samples, Predictions.of(model, mask), likeliest, wanted))
+    cross_entropy(logits, wanted.exp()).backward()
     for layer in layers:
         assert torch.allclose(found[layer.name], layer.module.weight.grad, rtol=1e-3, atol=1e-6)
 

@@ -7,7 +7,10 @@ import torch
 from torch.nn.functional import kl_div
 
 from flow import divergence as module
+from flow import predictions
 from flow.divergence import Reference, divergence
+from flow.quiet import quiet
+from tests.model_families import MASK, sharp_family, tiny_inputs
 from tests.tiny_models import tiny_llama, tiny_mamba2
 
 SAMPLES = torch.randint(256, (5, 20), generator=torch.Generator().manual_seed(0))
@@ -32,7 +35,7 @@ def logs_of(model) -> torch.Tensor:
 
 @pytest.mark.parametrize("build", [tiny_llama, tiny_mamba2])
 def test_the_divergence_is_that_of_torch(build, monkeypatch):
-    monkeypatch.setattr(module, "BATCH_TOKENS", 40)
+    monkeypatch.setattr(predictions, "BATCH_TOKENS", 40)
     model, reference, before = changed(build)
     expected = kl_div(logs_of(model), before, log_target=True, reduction="batchmean").item()
     assert expected > 1e-3
@@ -57,3 +60,29 @@ def test_tokens_that_are_not_remembered_count_as_one(monkeypatch):
 def test_a_model_does_not_diverge_from_itself():
     model = tiny_llama()
     assert divergence(model, Reference.of(model, SAMPLES)) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("family", "mask"), [("bert", None), ("bert", MASK), ("vit", None)])
+def test_predictions_of_encoders_diverge_as_torch_says(family, mask, monkeypatch):
+    monkeypatch.setattr(predictions, "BATCH_TOKENS", 48)
+    with quiet():
+        model = sharp_family(family)
+    samples = tiny_inputs(model)
+    if mask is not None:
+        samples[samples % 7 == 0] = mask  # not as many in each sample
+
+    def logs() -> torch.Tensor:
+        with torch.no_grad():
+            answered = model(samples).logits
+        counted = answered if mask is None else answered[samples == mask]
+        return counted.log_softmax(dim=-1).reshape(-1, counted.shape[-1])
+
+    reference, before = Reference.of(model, samples, mask), logs()
+    assert divergence(model, reference) == pytest.approx(0, abs=1e-6)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape))
+    expected = kl_div(logs(), before, log_target=True, reduction="batchmean").item()
+    assert expected > 1e-3
+    assert divergence(model, reference) == pytest.approx(expected, rel=1e-3)

@@ -8,17 +8,20 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from flexcim.pattern import Pattern
+from flow import choosing, pruner
 from flow.blocks import find_blocks
 from flow.calibration import PruneError
 from flow.checkpoint import load_checkpoint
 from flow.images import ImageError
 from flow.masks import nm_mask
-from flow.options import Method
+from flow.options import Method, Search
 from flow.pruner import prune
 from flow.quiet import quiet
+from flow.run import prune_to
 from flow.scores import wanda_scores
 from flow.stream import BlockStream
-from tests.model_families import FAMILIES, FAMILY_LAYERS, tiny_family, tiny_inputs
+from flow.streamed import BENCH_BYTES
+from tests.model_families import FAMILIES, FAMILY_LAYERS, MASK, sharp_family, tiny_family, tiny_inputs
 from tests.prune_requests import asked
 from tests.tiny_models import OTHER_TEXT, TEXT, save_tiny
 
@@ -110,7 +113,7 @@ def test_the_whole_pruner_takes_it(family, folder, tmp_path):
                 sparsity=0.5,
                 calibration=images if family == "vit" else text,
                 evaluation=other if model.can_generate() else None,
-                method=Method.FLOW if family in ("llama", "mixtral", "mamba") else Method.PAPER,
+                method=Method.FLOW if family in ("llama", "mixtral", "mamba", "bert", "vit") else Method.PAPER,
                 samples=8,
                 length=32,
             )
@@ -132,11 +135,6 @@ def test_what_an_encoder_cannot_do_is_refused(tmp_path):
         PruneError, match=r"^bert does not predict the next token, so it cannot be evaluated on a text$"
     ):
         prune(asked(folder, sparsity=0.5, calibration=text, evaluation=text, samples=2, length=16))
-    with pytest.raises(
-        PruneError,
-        match=r"^bert does not predict the next token, whose loss method flow is guided by; use paper, uniform, owl$",
-    ):
-        prune(asked(folder, sparsity=0.5, calibration=text, samples=2, length=16))
     with quiet():
         folder = save_tiny(tmp_path / "vit", tiny_family("vit"))
     save_file({"pixel_values": torch.zeros(1, 3, 8, 8)}, tmp_path / "small")
@@ -144,3 +142,64 @@ def test_what_an_encoder_cannot_do_is_refused(tmp_path):
         prune(asked(folder, sparsity=0.5, calibration=tmp_path / "small", method=Method.PAPER))
     with pytest.raises(ImageError, match=r"text\.txt: cannot be read as a safetensors file of images"):
         prune(asked(folder, sparsity=0.5, calibration=text, method=Method.PAPER))
+
+
+# -- FLOW on encoders --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["bert", "masked bert", "vit"])
+def encoder(request, tmp_path):
+    """Options for an encoder with predictions that pruning changes; of the masked one they are at masks only."""
+    family = request.param.split()[-1]
+    calibration = tmp_path / "calibration"
+    with quiet():
+        model = sharp_family(family)
+        folder = save_tiny(tmp_path / family, model, mask=MASK if family != request.param else None)
+    if family == "vit":
+        save_file({"pixel_values": tiny_inputs(model, samples=24)}, calibration)
+    else:
+        calibration.write_text(TEXT)
+    return asked(folder, sparsity=0.55, calibration=calibration, samples=8, length=32, seed=4)
+
+
+def contents(folder) -> dict[str, bytes]:
+    """All files below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_flow_keeps_what_an_encoder_predicts(encoder, monkeypatch):
+    assert encoder.chooser is Method.FLOW
+    within = tried(prune(encoder), Search.IN_MEMORY)
+    monkeypatch.setattr(choosing, "BENCH_BYTES", 1000)
+    streamed = tried(prune(encoder), Search.STREAMED)
+    # What both tried is as far from the dense model in both.
+    assert streamed == {name: pytest.approx(within[name], rel=1e-4) for name in streamed}
+    assert all(name.startswith("refined") for name in set(within) - set(streamed))
+
+
+def tried(result, search: Search) -> dict[str, float]:
+    """The trials of a result, which must be the best of them and within the budget."""
+    assert result.sparsity >= 0.55
+    assert result.selection.search is search
+    trials = result.selection.trials
+    assert any(name.startswith("uniform") for name in trials)
+    assert 1e-5 < trials[result.selection.assignment.method] == min(trials.values())
+    return trials
+
+
+@pytest.mark.parametrize("limit", [BENCH_BYTES, 1000], ids=["in memory", "streamed"])
+def test_an_interrupted_run_on_an_encoder_gives_the_same_bytes(encoder, limit, tmp_path, monkeypatch):
+    monkeypatch.setattr(choosing, "BENCH_BYTES", limit)
+    prune_to(tmp_path / "whole", encoder)
+
+    def interrupt(name: str, done: int, total: int) -> None:
+        if name == "pruning block 2 of 2":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prune_to(tmp_path / "resumed", encoder, progress=interrupt)
+    assert (tmp_path / "resumed.partial").exists()
+    with monkeypatch.context() as patched:
+        patched.setattr(pruner, "choose", lambda *arguments: pytest.fail("chosen twice"))
+        prune_to(tmp_path / "resumed", encoder)
+    assert contents(tmp_path / "resumed") == contents(tmp_path / "whole")

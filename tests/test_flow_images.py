@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from flow.images import ImageError, draw_images, read_images
+from flow.images import ImageError, draw_images, read_images, set_images_apart
 
 
 def test_images_are_read_as_float32(tmp_path):
@@ -39,3 +39,15 @@ def test_images_are_drawn_once_each():
     assert draw_images(images, 99, seed=1).flatten().sort().values.tolist() == list(range(10))
     with pytest.raises(ImageError, match=r"^calibration samples must be at least 1, not 0$"):
         draw_images(images, 0, seed=1)
+
+
+@pytest.mark.parametrize(("images", "apart"), [(2, [1]), (7, [3]), (15, [7]), (24, [4, 12, 20])])
+def test_an_eighth_of_the_images_is_set_apart_all_over_the_file(images, apart):
+    measured, compared = set_images_apart(torch.arange(float(images)).view(-1, 1, 1, 1))
+    assert compared.flatten().tolist() == apart
+    assert sorted([*measured.flatten().tolist(), *apart]) == list(range(images))
+
+
+def test_a_single_image_serves_for_both():
+    image = torch.ones(1, 3, 4, 4)
+    assert all(torch.equal(part, image) for part in set_images_apart(image))

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from flow import predictions
 from flow import statistics as statistics_module
-from flow import stream as stream_module
 from flow.blocks import LinearLayer, find_blocks
 from flow.checkpoint import load_checkpoint
 from flow.quiet import quiet
@@ -34,7 +34,7 @@ def inputs_of(model, layer) -> torch.Tensor:
 @pytest.fixture(params=[tiny_llama, tiny_mamba2], ids=["llama", "mamba2"])
 def model(request, monkeypatch):
     # Three samples to a batch, so that there are several batches and a shorter last one.
-    monkeypatch.setattr(stream_module, "BATCH_TOKENS", 60)
+    monkeypatch.setattr(predictions, "BATCH_TOKENS", 60)
     return request.param()
 
 
@@ -69,7 +69,7 @@ def test_each_block_is_measured_behind_the_pruned_ones(model):
 def test_norms_do_not_depend_on_the_batches(model, monkeypatch):
     blocks = find_blocks(model)
     first = BlockStream(model, blocks, SAMPLES).dense
-    monkeypatch.setattr(stream_module, "BATCH_TOKENS", 1)
+    monkeypatch.setattr(predictions, "BATCH_TOKENS", 1)
     second = BlockStream(model, blocks, SAMPLES).dense
     for name in first:
         assert torch.allclose(first[name].norms, second[name].norms, rtol=1e-5)

@@ -15,13 +15,14 @@ from flow.blocks import find_blocks
 from flow.budgets import SparsityBudget, pose
 from flow.checkpoint import load_checkpoint
 from flow.choosing import Evidence, choose, fits_in_memory, measure_costs, set_up
-from flow.options import Method, Score, Search, Update
+from flow.options import MEASURED_IMAGES, Method, Score, Search, Update
 from flow.quiet import quiet
 from flow.selectors import units_of
 from flow.stream import BlockStream
-from flow.streamed import StreamedBench, bench_bytes, searched
+from flow.streamed import StreamedBench, bench_bytes, first_tokens, searched
+from flow.text import mask_places
 from flow.treatment import Treatment
-from tests.model_families import tiny_family
+from tests.model_families import MASK, sharp_family, tiny_family, tiny_inputs
 from tests.tiny_models import save_tiny, tiny_llama, tiny_mamba2
 
 # Two batches, and sequences that are shorter than the samples.
@@ -37,18 +38,34 @@ def mixtral():
     return model
 
 
-MODELS = {"llama": tiny_llama, "mamba2": tiny_mamba2, "mixtral": mixtral}
+def bert():
+    with quiet():
+        return sharp_family("bert")
+
+
+def vit():
+    with quiet():
+        return sharp_family("vit")
+
+
+MODELS = {"llama": tiny_llama, "mamba2": tiny_mamba2, "mixtral": mixtral, "bert": bert, "vit": vit}
 
 
 def evidence_of(model, blocks, *, moments: bool = True) -> Evidence:
+    samples, guard, mask = SAMPLES, GUARD, None
+    if model.main_input_name == "pixel_values":
+        samples, guard = tiny_inputs(model, samples=14).split([9, 5])
+    elif not model.can_generate():
+        samples, guard, mask = mask_places(SAMPLES, MASK, 0), mask_places(GUARD, MASK, 0), MASK
     units = tuple((layer,) for block in blocks for layer in block.layers)
     return Evidence(
         model=model,
         units=units,
-        dense=BlockStream(model, blocks, searched(SAMPLES, units), moments=moments).dense,
+        dense=BlockStream(model, blocks, searched(samples, units), moments=moments).dense,
         treatment=Treatment(Score.OBS, Update.LSQ),
-        samples=SAMPLES,
-        guard=GUARD,
+        samples=samples,
+        guard=guard,
+        mask=mask,
         blocks=blocks,
         steps=0,
     )
@@ -69,6 +86,7 @@ def streamed(evidence: Evidence) -> StreamedBench:
         evidence.treatment,
         evidence.samples,
         evidence.guard,
+        evidence.mask,
     )
 
 
@@ -163,3 +181,6 @@ def test_samples_that_are_enough_grow_with_the_widest_layer():
     enough = searched(samples, units)
     assert 8 * widest <= enough.numel() < 8 * widest + 32
     assert len(searched(samples[:3], units)) == 3
+    images = torch.zeros(MEASURED_IMAGES + 5, 3, 4, 4)
+    assert len(searched(images, units)) == len(images)
+    assert len(first_tokens(images, 8)) == MEASURED_IMAGES

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from flow.text import LEAK_CHARACTERS, TextError, check_unseen, draw_samples, read_text, set_apart, tokenize
+from flow.text import (
+    LEAK_CHARACTERS,
+    TextError,
+    check_unseen,
+    draw_samples,
+    mask_places,
+    read_text,
+    set_apart,
+    tokenize,
+)
 from tests.tiny_models import byte_tokenizer
 
 
@@ -98,3 +107,15 @@ def test_a_text_is_split_in_two_that_share_nothing(size):
     seams = (apart.diff() != 1).nonzero().flatten()
     assert len(apart) // (len(seams) + 1) >= 100
     assert apart[0] <= size - len(apart)
+
+
+@pytest.mark.parametrize(("length", "masked"), [(1, 1), (4, 1), (20, 3), (512, 77)])
+def test_each_sample_has_as_many_masks(length, masked):
+    samples = torch.arange(5 * length).view(5, length) + 1
+    found = mask_places(samples, 0, seed=3)
+    assert (found == 0).sum(dim=1).tolist() == [masked] * 5
+    assert torch.equal(found[found != 0], samples[found != 0])
+    assert torch.equal(found, mask_places(samples, 0, seed=3))
+    if length == 512:
+        assert not torch.equal(found, mask_places(samples, 0, seed=4))
+        assert len({tuple(row.nonzero().flatten().tolist()) for row in found == 0}) == 5

@@ -72,18 +72,20 @@ def with_outliers(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer with one token for each byte."""
+def byte_tokenizer(mask: int | None = None) -> PreTrainedTokenizerFast:
+    """A tokenizer with one token for each byte, one of which may be the mask."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, mask_token=None if mask is None else alphabet[mask])
 
 
-def save_tiny(folder: Path, model: PreTrainedModel, dtype: torch.dtype = torch.float32) -> Path:
+def save_tiny(
+    folder: Path, model: PreTrainedModel, dtype: torch.dtype = torch.float32, mask: int | None = None
+) -> Path:
     """Write a checkpoint of a model and the byte tokenizer; return its folder."""
     with quiet():
         model.to(dtype).save_pretrained(folder)
-        byte_tokenizer().save_pretrained(folder)
+        byte_tokenizer(mask).save_pretrained(folder)
     return folder

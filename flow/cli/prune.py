@@ -163,7 +163,8 @@ def _check_exclusive(plan: Path | None, others: dict[str, object]) -> None:
 def _show(result: PruneResult) -> None:
     """Print the plan and what it achieved."""
     samples, *shape = result.samples.shape
-    kind = f"samples of {shape[0]} tokens" if len(shape) == 1 else f"images of {' x '.join(map(str, shape))}"
+    of_text = len(shape) == 1
+    kind = f"samples of {shape[0]} tokens" if of_text else f"images of {' x '.join(map(str, shape))}"
     print(f"seed {result.request.seed}: {samples} calibration {kind}")
     plan, selection = result.request.plan, result.selection
     if plan is not None:
@@ -173,7 +174,7 @@ def _show(result: PruneResult) -> None:
     _show_layers(result)
     if selection is not None:
         for name, nats in sorted(selection.trials.items(), key=lambda trial: trial[1]):
-            print(f"tried {name}: {nats:.4f} nats per token away from the dense model")
+            print(f"tried {name}: {nats:.4f} nats per {'token' if of_text else 'image'} away from the dense model")
     asked = "" if result.request.budget is None else f", asked for was {result.request.budget}"
     print(f"sparsity: {result.sparsity:.2%} of the weights are zero{asked}")
     dense = 1 - result.weights / result.parameters

@@ -19,7 +19,7 @@ def select_cheapest(problem: Problem, costs: NDArray[np.float64]) -> Assignment:
     problem : Problem
         The problem.
     costs : float64 [units, patterns]
-        Expected rise of the loss in nats per token if the unit alone gets the pattern (flow.costs).
+        Expected rise of the loss in nats per prediction if the unit alone gets the pattern (flow.costs).
     """
     return explained(problem, costs, solve_knapsack(costs, problem.resources, problem.limit), "knapsack")
 
