@@ -81,8 +81,9 @@ def _of_text(request: PruneRequest, checkpoint: Checkpoint, length: int) -> Cali
         guard = draw_samples(apart, min(request.samples, GUARD_SAMPLES), length, request.seed)
     mask = _mask_of(checkpoint)
     if mask is not None:
-        # Statistics are taken behind masks, too: what a model computes at a mask is all that it predicts from there,
-        # and least squares would give up inputs that no sample shows. The other 85 % are text as it is.
+        # Statistics are taken behind masks, too: a model predicts from what it computes there, and least squares would
+        # give up inputs that no sample shows. A small trained model of bytes diverged twice as far at masks after it
+        # was calibrated on plain text. The other 85 % of the places are text as it is.
         samples, guard = (mask_places(some, mask, request.seed) for some in (samples, guard))
     return Calibration(length, samples, guard, tokens, mask)
 

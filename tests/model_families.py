@@ -14,7 +14,7 @@ from flow.blocks import find_blocks
 __all__ = ["FAMILIES", "FAMILY_LAYERS", "MASK", "sharp_family", "tiny_family", "tiny_inputs"]
 
 MASK = 0
-"""The byte that masks where a test wants a masked language model's tokenizer to have a mask; no text has it."""
+"""The token that masks where a test wants a tokenizer to have a mask; the texts of the tests have it nowhere."""
 
 _COMMON: dict[str, Any] = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 _GROUPED = _COMMON | {"intermediate_size": 48, "num_key_value_heads": 1}
