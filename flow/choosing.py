@@ -58,8 +58,8 @@ __all__ = [
     "undominated",
 ]
 
-DEFAULT_STEPS = 2
-"""Assignments that are sought in the pruned model."""
+DEFAULT_STEPS = 3
+"""Most assignments that are sought in the pruned model."""
 
 JUDGED_TOKENS = 1536
 """Tokens of the text set apart that whole assignments are compared on: those of whole samples (`COST_TOKENS`). Of
@@ -91,7 +91,7 @@ class Evidence:
     seed : int
         Seed of the labels that the model draws.
     steps : int
-        Assignments that are sought in the pruned model.
+        Most assignments that are sought in the pruned model.
     blocks : tuple of Block
         The model's stack; needed where the model under every pattern does not fit in memory.
     once : callable, optional

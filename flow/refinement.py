@@ -28,6 +28,13 @@ __all__ = ["Bench", "refine", "sequence_loss"]
 _CAUTION = 4.0
 """Caution of the first step; on the shipped models less goes too far."""
 
+_SLOPES = 2
+"""Most slopes that are measured, each of which takes as long as three trials."""
+
+_SOLUTIONS = 8
+"""Most cautions that are asked for an assignment that was not tried yet: a solution takes milliseconds, a trial passes
+of the model."""
+
 
 def sequence_loss(model: PreTrainedModel, samples: Tensor) -> float:
     """Mean negative log-likelihood of the samples' tokens but the first of each, nats per token."""
@@ -109,7 +116,8 @@ def refine(
     one so far.
 
     A step that brings it down is the next one's start, and the next one dares more; after one that does not, the same
-    start is tried with more caution, as by Levenberg and Marquardt.
+    start is tried with more caution, as by Levenberg and Marquardt. When no more slopes are to be measured, what was
+    expected around the last start still tells where to look.
 
     Parameters
     ----------
@@ -127,20 +135,56 @@ def refine(
     Yields
     ------
     int64 [units]
-        The columns of each step that leads somewhere else.
+        The columns of each step, none twice.
     """
     best, caution = start, _CAUTION
-    slope: NDArray[np.float64] | None = None
+    tried = {tuple(start): True}
+    around = _Around(problem, loss)
     for _ in range(steps):
-        if slope is None:
-            slope = bench.slope(best)
-        columns = solve_knapsack(loss.around(best, slope, caution), problem.resources, problem.limit)
-        if (columns == best).all():
-            caution /= 2
-            continue
+        if around.slopes == 0 or (around.columns is not best and around.slopes < _SLOPES):
+            around.move(best, bench.slope(best))
+        found = around.untried(tried, caution)
+        if found is None:
+            return
+        columns, caution = found
         yield columns
-        if bench.divergence(columns) < bench.divergence(best):
-            best, slope = columns, None
+        tried[tuple(columns)] = bench.divergence(columns) < bench.divergence(best)
+        if tried[tuple(columns)]:
+            best = columns
             caution /= 2
         else:
             caution *= 4
+
+
+class _Around:
+    """What the loss is expected to do around an assignment whose slope was measured."""
+
+    def __init__(self, problem: Problem, loss: LossModel) -> None:
+        self.slopes = 0
+        self._problem = problem
+        self._loss = loss
+
+    def move(self, columns: NDArray[np.int64], slope: NDArray[np.float64]) -> None:
+        """Go to another assignment, and its slope."""
+        self.slopes += 1
+        self.columns, self._slope = columns, slope
+
+    def untried(self, tried: Mapping[tuple[int, ...], bool], caution: float) -> tuple[NDArray[np.int64], float] | None:
+        """The optimum at the caution nearest to this one that leads somewhere else, and that caution; None if there is
+        none near.
+
+        Parameters
+        ----------
+        tried : mapping
+            Whether each assignment that was tried was better than those before it; if so, more is dared.
+        caution : float
+            As in `LossModel.around`.
+        """
+        for _ in range(_SOLUTIONS):
+            rise = self._loss.around(self.columns, self._slope, caution)
+            columns = solve_knapsack(rise, self._problem.resources, self._problem.limit)
+            better = tried.get(tuple(columns))
+            if better is None:
+                return columns, caution
+            caution *= 0.5 if better else 2.0
+        return None

@@ -82,6 +82,13 @@ class Valley(Bench):
         return np.outer(np.ones(4), np.arange(4)) * (2 * (columns.sum() - 5) + 0.1)
 
 
+class Hill(Valley):
+    """Nothing is an improvement."""
+
+    def divergence(self, columns):
+        return float(columns.sum())
+
+
 def test_refinement_steps_down_within_the_budget():
     units = [Unit(str(index), (str(index),), ((8, 8),)) for index in range(4)]
     patterns = tuple(map(Pattern.parse, ("1:4", "1:2", "3:4", "1:1")))
@@ -93,9 +100,25 @@ def test_refinement_steps_down_within_the_budget():
     steps = list(refine(problem, bench, loss, start, 6))
     assert all(problem.used(columns) <= problem.limit for columns in steps)
     assert min(map(bench.divergence, steps)) == bench.divergence(np.array([3, 2, 0, 0])) < bench.divergence(start)
-    # No slope is measured twice at one place.
-    assert 1 <= bench.slopes <= len(steps)
+    assert len({tuple(columns) for columns in [start, *steps]}) == len(steps) + 1
+    assert bench.slopes == 2
     assert not list(refine(problem, bench, loss, start, 0))
+
+
+def test_a_step_that_goes_too_far_is_tried_again_with_more_caution():
+    units = [Unit(str(index), (str(index),), ((8, 8),)) for index in range(4)]
+    patterns = tuple(map(Pattern.parse, ("1:4", "1:2", "3:4", "1:1")))
+    problem = pose(units, patterns, SparsityBudget(0.0))
+    # The slope asks for all it can get; only what the caution makes of the curvature holds it back.
+    distance = np.arange(4, dtype=float)
+    loss = LossModel(np.stack([np.outer(distance, distance) * factor for factor in (1.0, 2.0, 4.0, 8.0)]))
+    bench = Hill(-40.0 * np.outer(np.ones(4), distance))
+    steps = list(refine(problem, bench, loss, np.zeros(4, dtype=np.int64), 8))
+    assert bench.slopes == 1
+    sums = [int(columns.sum()) for columns in steps]
+    assert sums[0] == 7 > sums[1]
+    assert sums == sorted(sums, reverse=True)
+    assert len(set(map(tuple, steps))) == len(steps) < 8  # then nothing is left to try
 
 
 def test_each_step_is_the_exact_optimum_around_the_best():
