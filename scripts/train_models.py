@@ -72,7 +72,7 @@ def main(
 
     The text comes from Debian: **sudo apt-get install bible-kjv bible-kjv-text**. It is split into
     a training text, a calibration text (a part of the former) and a held-out text. Then a byte-level
-    Llama, Mamba-2 and GPT-2 are trained on the CPU, some 20 minutes each, and stored as float16 in
+    Llama, Mamba-2 and GPT-2 are trained on the CPU, some 20 to 40 minutes each, and stored as float16 in
     Hugging Face format together with their bits per byte on the held-out text.
 
     **To continue after an interruption, give the same command again:** a checkpoint is written
