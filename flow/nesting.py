@@ -16,7 +16,8 @@ from flexcim.pattern import Pattern
 from flow.masks import nm_mask
 from flow.quantization import quantize_weights
 from flow.scores import magnitude_scores
-from flow.updates import Curvature, conjugate_gradients, obs_sweep
+from flow.sweep import obs_sweep
+from flow.updates import Curvature, conjugate_gradients
 
 __all__ = ["Nested", "free_mask", "nest", "nest_by_magnitude", "quantize_nested"]
 

@@ -15,7 +15,8 @@ from flow.options import Method, Score, Update
 from flow.scores import magnitude_scores, obs_scores, ria_scores, wanda_scores
 from flow.selectors import Choice
 from flow.statistics import InputStatistics, with_same_inputs
-from flow.updates import DIRECT_KEPT, TOLERANCE, Curvature, conjugate_gradients, damped, least_squares, obs_sweep
+from flow.sweep import obs_sweep
+from flow.updates import DIRECT_KEPT, TOLERANCE, Curvature, conjugate_gradients, damped, least_squares
 
 __all__ = ["Numerics", "Treated", "Treatment", "default_treatment", "prune_block", "treat_layers"]
 

@@ -10,8 +10,9 @@ import torch
 from flexcim.pattern import Pattern
 from flow.masks import nm_mask
 from flow.nesting import Nested, free_mask, nest, nest_by_magnitude, quantize_nested
-from flow.updates import damped, least_squares, obs_sweep, row_errors
-from tests.test_flow_updates import data, moments
+from flow.sweep import obs_sweep
+from flow.updates import damped, least_squares, row_errors
+from tests.correlated_inputs import data, moments
 
 PAIRS = [tuple(map(Pattern.parse, pair.split())) for pair in ("2:8 2:8", "2:8 4:8", "1:4 2:8", "4:11 2:5", "2:4 1:1")]
 for_each_pair = pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: "+".join(map(str, pair)))

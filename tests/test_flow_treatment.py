@@ -13,8 +13,9 @@ from flow.masks import nm_mask
 from flow.options import Method, Score, Update
 from flow.scores import magnitude_scores, ria_scores, wanda_scores
 from flow.statistics import InputStatistics
+from flow.sweep import obs_sweep
 from flow.treatment import Treatment, default_treatment
-from flow.updates import damped, least_squares, obs_sweep, row_errors
+from flow.updates import damped, least_squares, row_errors
 
 PATTERNS = tuple(map(Pattern.parse, ("1:1", "4:8", "2:7", "2:4")))
 GENERATOR = torch.Generator().manual_seed(0)
