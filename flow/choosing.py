@@ -340,6 +340,9 @@ def search(
         What else to compare with.
     """
     tried = _first_tries(problem, loss, rivals)
+    if evidence.steps:
+        # Most often it is where the steps begin: then its divergence comes with the slope.
+        bench.slope(tried["knapsack"])
     far = {name: bench.divergence(columns) for name, columns in tried.items()}
     start = tried[min(far, key=far.__getitem__)]
     for step, columns in enumerate(refine(problem, bench, loss, start, evidence.steps), start=1):

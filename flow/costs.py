@@ -287,13 +287,17 @@ def sensing(
         yield felt
 
 
-def mean_gradients(model: PreTrainedModel, layers: Sequence[LinearLayer], dense: Reference) -> dict[str, Tensor]:
+def mean_gradients(
+    model: PreTrainedModel, layers: Sequence[LinearLayer], dense: Reference
+) -> tuple[dict[str, Tensor], float]:
     """Gradient, in the weights of each layer, of the mean divergence from the dense model's predictions.
 
     Returns
     -------
-    dict
+    gradients : dict
         By the layer's name, [outputs, inputs], float32, nats per prediction.
+    divergence : float
+        That divergence, nats per prediction.
     """
     found = {layer.name: torch.zeros(layer.shape, device=layer.weight.device) for layer in layers}
 
@@ -301,9 +305,12 @@ def mean_gradients(model: PreTrainedModel, layers: Sequence[LinearLayer], dense:
         found[layer.name].addmm_(gradient.float().flatten(0, -2).T, inputs.float().flatten(0, -2))
 
     with _frozen(model), _watching(layers, add):
+        nats = 0.0
         for part in dense.split():
-            (part.from_logits(read(model, part.samples).logits) / len(dense.tokens)).backward()
-    return found
+            divergence = part.from_logits(read(model, part.samples).logits)
+            (divergence / len(dense.tokens)).backward()
+            nats += divergence.item()
+    return found, nats / len(dense.tokens)
 
 
 def label_drawer(seed: int) -> Callable[[Tensor], Tensor]:

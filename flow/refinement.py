@@ -70,6 +70,7 @@ class Bench:
     treated: Mapping[str, Tensor]
     guard: Reference
     _found: dict[tuple[int, ...], float] = field(default_factory=dict)
+    _slopes: dict[tuple[int, ...], NDArray[np.float64]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._dense = {layer.name: layer.weight.clone() for unit in self.units for layer in unit}
@@ -93,20 +94,33 @@ class Bench:
 
     def divergence(self, columns: NDArray[np.int64]) -> float:
         """Divergence from the dense model on the guard's samples under an assignment, nats per prediction."""
-        key = tuple(int(column) for column in columns)
+        key = _key(columns)
         if key not in self._found:
             self.put(columns)
             self._found[key] = divergence(self.model, self.guard)
         return self._found[key]
 
     def slope(self, columns: NDArray[np.int64]) -> NDArray[np.float64]:
-        """How fast that divergence grows along each unit's weights under each pattern, float64 [units, patterns]."""
-        self.put(columns)
-        gradients = mean_gradients(self.model, [layer for unit in self.units for layer in unit], self.guard)
-        along = {
-            name: self.treated[name].float().flatten(1) @ gradient.flatten() for name, gradient in gradients.items()
-        }
-        return np.stack([sum(along[layer.name].double().cpu().numpy() for layer in unit) for unit in self.units])
+        """How fast that divergence grows along each unit's weights under each pattern, float64 [units, patterns].
+
+        The divergence itself comes with it.
+        """
+        key = _key(columns)
+        if key not in self._slopes:
+            self.put(columns)
+            layers = [layer for unit in self.units for layer in unit]
+            gradients, self._found[key] = mean_gradients(self.model, layers, self.guard)
+            along = {
+                name: self.treated[name].float().flatten(1) @ gradient.flatten() for name, gradient in gradients.items()
+            }
+            by_unit = [sum(along[layer.name].double().cpu().numpy() for layer in unit) for unit in self.units]
+            self._slopes[key] = np.stack(by_unit)
+        return self._slopes[key]
+
+
+def _key(columns: NDArray[np.int64]) -> tuple[int, ...]:
+    """An assignment as plain numbers."""
+    return tuple(int(column) for column in columns)
 
 
 def refine(
