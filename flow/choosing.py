@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from flexcim.pattern import Pattern
 from flow.blocks import Block, LinearLayer
-from flow.costs import COST_TOKENS, LossModel, loss_model, sensitivities
+from flow.costs import LossModel, loss_model, sensitivities
 from flow.divergence import Reference
 from flow.options import Granularity, Method, Search
 from flow.outliers import find_outliers
@@ -40,7 +40,15 @@ from flow.selectors import (
     uniform_mixes,
 )
 from flow.statistics import InputStatistics
-from flow.streamed import BENCH_BYTES, SEARCH_TOLERANCE, StreamedBench, bench_bytes, first_tokens, middle_pattern
+from flow.streamed import (
+    BENCH_BYTES,
+    SEARCH_TOLERANCE,
+    StreamedBench,
+    bench_bytes,
+    costed,
+    first_tokens,
+    middle_pattern,
+)
 from flow.treatment import Treatment, treat_layers
 
 __all__ = [
@@ -62,8 +70,9 @@ DEFAULT_STEPS = 3
 """Most assignments that are sought in the pruned model."""
 
 JUDGED_TOKENS = 1536
-"""Tokens of the text set apart that whole assignments are compared on: those of whole samples (`COST_TOKENS`). Of
-images there are `flow.options.MEASURED_IMAGES`."""
+"""Fewest tokens of the text set apart that whole assignments are compared on, if there are as many; otherwise it is
+three sixteenths of the calibration samples. So more samples make a better search, too, which takes its share of the
+time. Of images there are `flow.options.MEASURED_IMAGES`."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -116,7 +125,7 @@ class Evidence:
     @property
     def judged(self) -> Tensor:
         """What whole assignments are compared on."""
-        return first_tokens(self.guard, JUDGED_TOKENS)
+        return first_tokens(self.guard, max(JUDGED_TOKENS, 3 * self.samples.numel() // 16))
 
     @contextmanager
     def holding(self, units: Iterable[Iterable[LinearLayer]]) -> Iterator[None]:
@@ -278,7 +287,7 @@ def measure_costs(bench: Bench, patterns: Sequence[Pattern], evidence: Evidence)
     layers = [layer for unit in bench.units for layer in unit]
     middle = middle_pattern(patterns)
     probes = {layer.name: bench.treated[layer.name][middle] - layer.weight for layer in layers}
-    samples = first_tokens(evidence.samples, COST_TOKENS)
+    samples = costed(evidence.samples)
     felt, predicted = sensitivities(evidence.model, layers, probes, samples, evidence.seed, evidence.mask)
     return loss_model(bench.units, bench.treated, evidence.dense, felt, predicted)
 

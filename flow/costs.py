@@ -47,8 +47,8 @@ __all__ = [
 ]
 
 COST_TOKENS = 1024
-"""Tokens that sensitivities are measured on: with more, the costs of the shipped models' layers hardly change. They are
-those of whole samples, as a model may do something else at later places of a text."""
+"""Fewest tokens that sensitivities are measured on, if there are as many; otherwise it is an eighth of the calibration
+samples. They are those of whole samples, as a model may do something else at later places of a text."""
 
 
 @dataclass

@@ -35,6 +35,7 @@ __all__ = [
     "SEARCH_TOLERANCE",
     "StreamedBench",
     "bench_bytes",
+    "costed",
     "first_tokens",
     "middle_pattern",
     "searched",
@@ -76,6 +77,11 @@ def searched(samples: Tensor, units: Sequence[Sequence[LinearLayer]]) -> Tensor:
         return samples
     widest = max(layer.shape[1] for unit in units for layer in unit)
     return first_tokens(samples, _TOKENS_FOR_AN_INPUT * widest)
+
+
+def costed(samples: Tensor) -> Tensor:
+    """The first of some samples, [samples, length] or images, that costs are measured on (`COST_TOKENS`)."""
+    return first_tokens(samples, max(COST_TOKENS, samples.numel() // 8))
 
 
 def first_tokens(samples: Tensor, tokens: int) -> Tensor:
@@ -141,7 +147,7 @@ class StreamedBench:
             Seed of the labels that the model draws, and of the outputs that stand for all of a layer's.
         """
         generator = seeded(seed)
-        few = first_tokens(self.samples, COST_TOKENS)
+        few = costed(self.samples)
         predicted = Predictions.of(self.model, self.mask).count(few)
         middle = middle_pattern(self.patterns)
         stream = BlockStream(self.model, self.blocks, searched(self.samples, self.units))

@@ -11,7 +11,7 @@
 Loading is not counted. Times are processor time, the best of several, as other work on the machine disturbs it least.
 
     python scripts/benchmark_flow.py
-    python scripts/benchmark_flow.py --samples 32 --repeats 3
+    python scripts/benchmark_flow.py --samples 16 --repeats 3
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from flow.budgets import SparsityBudget, pose
 from flow.checkpoint import load_checkpoint
 from flow.choosing import Evidence, choose
 from flow.masks import nm_mask
-from flow.options import GUARD_SAMPLES, Method
+from flow.options import DEFAULT_SAMPLES, GUARD_SAMPLES, Method
 from flow.outliers import locality, pair_distance_sum
 from flow.quiet import quiet
 from flow.selectors import CANDIDATES, Choice, UnitFacts, select_paper, units_of
@@ -254,7 +254,7 @@ class Subject:
 
 
 def main(
-    samples: Annotated[int, typer.Option(help=f"Calibration samples of {LENGTH} tokens.")] = 16,
+    samples: Annotated[int, typer.Option(help=f"Calibration samples of {LENGTH} tokens.")] = DEFAULT_SAMPLES,
     repeats: Annotated[int, typer.Option(help="Runs of which the best counts.")] = 1,
     model: Annotated[list[str], typer.Option(help="Models of the repository.")] = ["llama-kjv", "mamba2-kjv"],  # noqa: B006
 ) -> None:

@@ -14,12 +14,13 @@ from flow import streamed as streaming
 from flow.blocks import find_blocks
 from flow.budgets import SparsityBudget, pose
 from flow.checkpoint import load_checkpoint
-from flow.choosing import Evidence, choose, fits_in_memory, measure_costs, set_up
+from flow.choosing import JUDGED_TOKENS, Evidence, choose, fits_in_memory, measure_costs, set_up
+from flow.costs import COST_TOKENS
 from flow.options import MEASURED_IMAGES, Method, Score, Search, Update
 from flow.quiet import quiet
 from flow.selectors import units_of
 from flow.stream import BlockStream
-from flow.streamed import StreamedBench, bench_bytes, first_tokens, searched
+from flow.streamed import StreamedBench, bench_bytes, costed, first_tokens, searched
 from flow.text import mask_places
 from flow.treatment import Treatment
 from tests.model_families import MASK, sharp_family, tiny_family, tiny_inputs
@@ -184,3 +185,16 @@ def test_samples_that_are_enough_grow_with_the_widest_layer():
     images = torch.zeros(MEASURED_IMAGES + 5, 3, 4, 4)
     assert len(searched(images, units)) == len(images)
     assert len(first_tokens(images, 8)) == MEASURED_IMAGES
+
+
+def test_costs_and_judgements_grow_with_the_samples():
+    model = tiny_llama()
+    few = evidence_of(model, find_blocks(model))
+    assert len(costed(few.samples)) == -(-COST_TOKENS // 200)
+    assert len(few.judged) == len(few.guard)
+    many = replace(few, samples=torch.zeros(160, 200, dtype=torch.int64), guard=torch.zeros(90, 200, dtype=torch.int64))
+    assert len(costed(many.samples)) == 20
+    assert len(many.judged) == 30
+    assert len(replace(many, samples=many.samples[:8]).judged) == -(-JUDGED_TOKENS // 200)
+    images = torch.zeros(MEASURED_IMAGES + 5, 3, 4, 4)
+    assert len(costed(images)) == len(replace(few, samples=images, guard=images).judged) == MEASURED_IMAGES
