@@ -133,3 +133,22 @@ def test_a_layer_of_another_shape_and_an_empty_prompt_are_told(tmp_path):
     setattr(pruned.model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], torch.nn.Linear(3, 5))
     with pytest.raises(RuntimeModelError, match=r"is packed as 24 x 24, but the model has Linear \[5, 3\] there"):
         pruned.run_on(TorchBackend(pruned.packed))
+
+
+def generate_words(folder, prompt, tokens, backend="verilator"):
+    words = ["--model", str(folder), "--prompt", prompt, "--tokens", str(tokens), "--backend", backend]
+    return ["generate-text", *words, "--config", str(folder / "small.toml")]
+
+
+def test_a_text_that_outgrows_the_context_is_refused_before_the_work(tmp_path, capsys, monkeypatch):
+    folder = write_pruned(tmp_path, tiny_llama())
+    monkeypatch.setattr("sim.runtime.cli._simulated", None)
+    assert main(generate_words(folder, "In the", 59)) == 2
+    said = "the prompt's 6 tokens and the 59 to write are 65 together, but the model's context is 64"
+    assert capsys.readouterr() == ("", f"flexcim: {said}\n")
+    assert main(generate_words(folder, "In the", 58, "torch")) == 0
+
+
+def test_a_model_without_a_context_writes_on(tmp_path):
+    pruned = load_pruned(write_pruned(tmp_path, tiny_mamba2()))
+    assert pruned.prompt_ids("In the", 100_000).shape == (1, 6)

@@ -70,6 +70,7 @@ def generate_text(
     from sim.runtime.model import load_pruned
 
     pruned = load_pruned(model)
+    pruned.prompt_ids(prompt, tokens)  # refuses what cannot be written, before a simulation is built
     plans = (plan, decode_plan or plan)
     packed = {one: pruned.packed.under(one) for one in plans}
     with contextlib.ExitStack() as stack:

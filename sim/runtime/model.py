@@ -131,6 +131,32 @@ class PrunedModel:
                 f"{list(weight.shape) if isinstance(weight, Tensor) else 'without a weight'} there"
             )
 
+    def prompt_ids(self, prompt: str, tokens: int) -> Tensor:
+        """The tokens of a prompt that is to be gone on from, [1, tokens], int64.
+
+        Parameters
+        ----------
+        prompt : str
+            The text to go on from.
+        tokens : int
+            How many tokens are to follow it.
+
+        Raises
+        ------
+        RuntimeModelError
+            If the prompt has no token, or more than the model's context has room for with those that follow.
+        """
+        ids: Tensor = self.tokenizer(prompt, return_tensors="pt")["input_ids"]
+        if not ids.numel():
+            raise RuntimeModelError("the prompt has no token")
+        context = getattr(self.model.config, "max_position_embeddings", None)
+        if context is not None and ids.numel() + tokens > context:
+            raise RuntimeModelError(
+                f"the prompt's {ids.numel()} tokens and the {tokens} to write are {ids.numel() + tokens} together, "
+                f"but the model's context is {context}"
+            )
+        return ids
+
     def generate(self, prompt: str, tokens: int, shown: Callable[[int], None] = lambda token: None) -> list[int]:
         """The most likely tokens after a prompt, one after the other.
 
@@ -146,11 +172,9 @@ class PrunedModel:
         Raises
         ------
         RuntimeModelError
-            If the prompt has no token.
+            As `prompt_ids` does.
         """
-        ids = self.tokenizer(prompt, return_tensors="pt")["input_ids"]
-        if not ids.numel():
-            raise RuntimeModelError("the prompt has no token")
+        ids = self.prompt_ids(prompt, tokens)
         written: list[int] = []
 
         def put(token: int) -> None:
