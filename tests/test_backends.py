@@ -16,6 +16,7 @@ from sim.bench.accelerator_library import build_accelerator_library
 from sim.runtime.backends import Backend, BackendError, CheckedBackend, GoldenBackend, TorchBackend, VerilatorBackend
 from sim.runtime.driver import SimulatedAccelerator
 from sim.runtime.model import BackendLinear, RuntimeModelError, load_pruned
+from tests.model_families import tiny_family
 from tests.test_compiler_model import SHAPES, packed_model
 from tests.test_driver import SMALL
 from tests.tiny_models import save_tiny, tiny_llama, tiny_mamba2
@@ -152,3 +153,11 @@ def test_a_text_that_outgrows_the_context_is_refused_before_the_work(tmp_path, c
 def test_a_model_without_a_context_writes_on(tmp_path):
     pruned = load_pruned(write_pruned(tmp_path, tiny_mamba2()))
     assert pruned.prompt_ids("In the", 100_000).shape == (1, 6)
+
+
+@pytest.mark.parametrize(("family", "name"), [("bert", "BertForMaskedLM"), ("vit", "ViTForImageClassification")])
+def test_a_model_that_does_not_predict_the_next_token_is_refused(family, name, tmp_path, capsys):
+    folder = write_pruned(tmp_path, tiny_family(family))
+    assert main(generate_words(folder, "In the", 4, "torch")) == 2
+    said = f"{folder / 'checkpoint'}: {name} does not predict the next token, so it cannot write text"
+    assert capsys.readouterr() == ("", f"flexcim: {said}\n")

@@ -11,7 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+)
 from transformers.utils import logging
 
 from flexcim.errors import FlexCiMError
@@ -248,9 +254,25 @@ def load_pruned(folder: str | os.PathLike[str]) -> PrunedModel:
         )
     with _quiet():
         try:
+            _check_writes(checkpoint, AutoConfig.from_pretrained(checkpoint, local_files_only=True))
             model = AutoModelForCausalLM.from_pretrained(checkpoint, local_files_only=True, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+        except RuntimeModelError:  # a ValueError as well
+            raise
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise RuntimeModelError(f"{checkpoint}: is no causal language model with a tokenizer ({reason})") from None
     return PrunedModel(model.eval(), tokenizer, packed)
+
+
+def _check_writes(checkpoint: Path, config: PreTrainedConfig) -> None:
+    """RuntimeModelError unless the checkpoint is one of a causal language model.
+
+    transformers would load a masked one as its causal sibling, which was never trained.
+    """
+    found = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), ())
+    causal = {kind.__name__ for kind in (found if isinstance(found, tuple) else (found,))}
+    architectures = config.architectures or causal
+    if causal.isdisjoint(architectures):
+        name = ", ".join(architectures) or config.model_type
+        raise RuntimeModelError(f"{checkpoint}: {name} does not predict the next token, so it cannot write text")
