@@ -161,3 +161,11 @@ def test_a_model_that_does_not_predict_the_next_token_is_refused(family, name, t
     assert main(generate_words(folder, "In the", 4, "torch")) == 2
     said = f"{folder / 'checkpoint'}: {name} does not predict the next token, so it cannot write text"
     assert capsys.readouterr() == ("", f"flexcim: {said}\n")
+
+
+def test_a_prompt_that_is_no_utf_8_is_refused(tmp_path, capsys):
+    folder = write_pruned(tmp_path, tiny_llama())
+    prompt = b"In \xff".decode("utf-8", "surrogateescape")  # as Python reads the command line
+    assert main(generate_words(folder, prompt, 4)) == 2
+    said = "the prompt is no UTF-8 text: character 4 of it cannot be read"
+    assert capsys.readouterr() == ("", f"flexcim: {said}\n")

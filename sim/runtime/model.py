@@ -150,8 +150,10 @@ class PrunedModel:
         Raises
         ------
         RuntimeModelError
-            If the prompt has no token, or more than the model's context has room for with those that follow.
+            If the prompt is no text or has no token, or more than the model's context has room for with those that
+            follow.
         """
+        _check_text(prompt)
         ids: Tensor = self.tokenizer(prompt, return_tensors="pt")["input_ids"]
         if not ids.numel():
             raise RuntimeModelError("the prompt has no token")
@@ -203,6 +205,16 @@ class PrunedModel:
     def text(self, tokens: list[int]) -> str:
         """Tokens as text."""
         return str(self.tokenizer.decode(tokens))  # type: ignore[attr-defined]
+
+
+def _check_text(prompt: str) -> None:
+    """RuntimeModelError if a prompt cannot be UTF-8; what Python makes of a command line's other bytes is no text."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise RuntimeModelError(
+            f"the prompt is no UTF-8 text: character {error.start + 1} of it cannot be read"
+        ) from None
 
 
 class _Streamer:
