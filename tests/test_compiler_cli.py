@@ -151,10 +151,44 @@ def test_cycles_are_told_as_table_json_and_plot(packed, capsys):
     assert 11 / 16 < streamed["weight_bytes"] / streamed["dense_bytes"] < 1
 
 
-def test_a_file_that_cannot_be_written_is_told(packed, capsys):
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+def test_a_file_that_cannot_be_written_is_told_before_the_work(option, packed, capsys):
     folder, _ = packed
-    assert call(folder, "cycles", "--json", str(folder / "no" / "cycles.json")) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    (folder / "folder.png").mkdir()
+    for path, reason in (
+        (folder / "accelerator.toml" / "x.png", f"{folder / 'accelerator.toml'}: File exists"),
+        (folder / "folder.png", "Is a directory"),
+    ):
+        assert call(folder, "cycles", option, str(path)) == 2
+        assert capsys.readouterr() == ("", f"flexcim: {path}: cannot be written ({reason})\n")
+
+
+def test_a_file_that_cannot_be_written_after_all_has_the_name_that_was_given(packed, capsys, monkeypatch):
+    folder, _ = packed
+    path = folder / "cycles.json"
+    monkeypatch.setattr("flexcim.compiler.cli.check_writable", lambda path: path.mkdir())
+    assert call(folder, "cycles", "--json", str(path)) == 2
+    assert capsys.readouterr().err == f"flexcim: {path}: cannot be written (Is a directory)\n"
+
+
+@pytest.mark.parametrize("name", ["figure.xyz", "figure"])
+def test_a_figure_of_an_unknown_kind_is_refused_before_the_work(name, packed, capsys):
+    folder, _ = packed
+    path = folder / name
+    assert call(folder, "cycles", "--plot", str(path)) == 2
+    said = f"{path}: the name of a figure must end in one of .png, .pdf, .svg"
+    assert capsys.readouterr() == ("", f"flexcim: {said}\n")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(("name", "begin"), [("a.PNG", b"\x89PNG"), ("a.pdf", b"%PDF"), ("a.svg", b"<?xml")])
+def test_a_figure_is_what_its_name_says_and_the_same_each_time(name, begin, packed):
+    folder, _ = packed
+    first, second = folder / "first" / name, folder / "second" / name
+    for path in (first, second):
+        assert call(folder, "cycles", "--vectors", "2", "--plot", str(path)) == 0
+    assert first.read_bytes().startswith(begin)
+    assert first.read_bytes() == second.read_bytes()
 
 
 @pytest.mark.parametrize("words", [["compile", "-o", "out"], ["cycles"]])

@@ -17,7 +17,7 @@ from rich.table import Column, Table
 from flexcim.accelerator_config import ACCELERATOR_PRESETS, AcceleratorConfig, accelerator_preset
 from flexcim.config import PRESETS
 from flexcim.errors import FlexCiMError
-from flexcim.files import write_bytes, write_text
+from flexcim.files import check_writable, write_bytes, write_text
 from flexcim.plans import Plan
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def cycles(
         Plan | None, typer.Option(help="The plan of decode. \\[default: that of the prefill]")
     ] = None,
     as_json: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Write a figure to this PNG file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a figure to this file: .png, .pdf or .svg.")] = None,
 ) -> None:
     """Tell what each layer of a packed model costs on an accelerator, for prefill and for decode.
 
@@ -117,6 +117,7 @@ def cycles(
 
     accelerator = _accelerator(config, preset_name)
     model = read_packed(packed)
+    _check_outputs(as_json, plot)
 
     def shapes(chosen: Plan) -> tuple[list[LayerShape], list[LayerShape]]:
         """The layers as the accelerator can run them, and as they are."""
@@ -133,20 +134,47 @@ def cycles(
     _write(report, as_json, plot)
 
 
-def _write(report: CyclesReport, as_json: Path | None, plot: Path | None) -> None:
-    try:
-        if as_json:
-            write_text(as_json, json.dumps(report.to_mapping(), indent=1, allow_nan=False) + "\n")
-            print(f"written: {as_json}")
-        if plot:
-            from flexcim.compiler.plots import cycles_figure
+def _check_outputs(as_json: Path | None, plot: Path | None) -> None:
+    """Look before the work for whatever would keep its files from being written."""
+    if plot:
+        from flexcim.compiler.plots import FORMATS
 
-            write_bytes(plot, cycles_figure(report))
-            print(f"written: {plot}")
+        if plot.suffix.lower() not in FORMATS:
+            raise CompileCommandError(f"{plot}: the name of a figure must end in one of {', '.join(FORMATS)}")
+    for path in (as_json, plot):
+        if path:
+            _check_output(path)
+
+
+def _check_output(path: Path) -> None:
+    try:
+        check_writable(path)
     except OSError as error:
-        raise CompileCommandError(
-            f"{error.filename or plot or as_json}: cannot be written ({error.strerror})"
-        ) from None
+        where = "" if error.filename == str(path) else f"{error.filename}: "
+        raise CompileCommandError(f"{path}: cannot be written ({where}{error.strerror})") from None
+
+
+def _write(report: CyclesReport, as_json: Path | None, plot: Path | None) -> None:
+    if as_json:
+        with _output_errors(as_json):
+            write_text(as_json, json.dumps(report.to_mapping(), indent=1, allow_nan=False) + "\n")
+        print(f"written: {as_json}")
+    if plot:
+        from flexcim.compiler.plots import cycles_figure
+
+        figure = cycles_figure(report, plot.suffix.lower())
+        with _output_errors(plot):
+            write_bytes(plot, figure)
+        print(f"written: {plot}")
+
+
+@contextmanager
+def _output_errors(path: Path) -> Iterator[None]:
+    """Name the file that the user gave, and no temporary one, where it cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise CompileCommandError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def _accelerator(config: Path | None, name: str) -> AcceleratorConfig:

@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
+from types import MappingProxyType
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from flexcim.compiler.report import CyclesReport, PhaseCost
 
-__all__ = ["cycles_figure"]
+__all__ = ["FORMATS", "cycles_figure"]
+
+# Without the version of Matplotlib and the time, equal figures are equal files.
+FORMATS: Mapping[str, Mapping[str, None]] = MappingProxyType(
+    {
+        ".png": {"Software": None},
+        ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+        ".svg": {"Date": None, "Creator": None},
+    }
+)
+"""Endings of the files that a figure may be, each with the metadata that it goes without."""
 
 _COLOURS = {"compute": "tab:blue", "weights": "tab:orange", "activations": "tab:green", "results": "tab:red"}
 
 
-def cycles_figure(report: CyclesReport) -> bytes:
-    """A PNG: for each phase, the cycles of each layer, coloured by what bounds it, and all layers elsewhere."""
+def cycles_figure(report: CyclesReport, ending: str = ".png") -> bytes:
+    """A picture: for each phase, the cycles of each layer, coloured by what bounds it, and all layers elsewhere.
+
+    Parameters
+    ----------
+    report : CyclesReport
+        What is drawn.
+    ending : str, optional
+        The ending of the file that it is for, one of `FORMATS`.
+    """
     figure = Figure(figsize=(14, 4.5 * len(report.phases)), layout="constrained")
     rows = figure.subplots(len(report.phases), 2, squeeze=False, width_ratios=[3, 1])
     for (layers, others), phase in zip(rows, report.phases, strict=True):
@@ -25,8 +46,8 @@ def cycles_figure(report: CyclesReport) -> bytes:
     handles = [Patch(color=colour, label=f"bound by {name}") for name, colour in _COLOURS.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     file = io.BytesIO()
-    # Without the version of Matplotlib, equal figures are equal files.
-    figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
+    with matplotlib.rc_context({"svg.hashsalt": "flexcim"}):  # names in an SVG are random otherwise
+        figure.savefig(file, format=ending[1:], dpi=120, metadata=dict(FORMATS[ending]))
     return file.getvalue()
 
 
