@@ -58,12 +58,13 @@ def compile_packed(
     Example: `flexcim compile build/packed --preset accelerator-4 --vectors 64 -o build/compiled`
     """
     from flexcim.compiler.model import compile_model, layer_shapes
-    from flexcim.compiler.output import SCHEDULE, write_compiled
+    from flexcim.compiler.output import SCHEDULE, check_compiled, write_compiled
     from flexcim.packed import read_packed
 
     accelerator = _accelerator(config, preset_name)
     model = read_packed(packed).under(plan)
     shapes = layer_shapes(model, accelerator)
+    check_compiled(output)
     with _progress(len(shapes)) as done:
         layers = compile_model(accelerator, shapes, vectors, done)
         write_compiled(output, accelerator, model, layers)

@@ -14,17 +14,33 @@ from flexcim.compiler.layer import CompiledLayer
 from flexcim.compiler.mapping import CompileError
 from flexcim.compiler.model import layer_cells
 from flexcim.config import ceil_div
-from flexcim.files import new_folder
+from flexcim.files import check_writable, new_folder
 from flexcim.images import run_words
 from flexcim.instructions import AcceleratorProgram, LoadTile, RunTiles
 from flexcim.packed import PackedLayer, PackedModel
 
-__all__ = ["SCHEDULE", "write_compiled"]
+__all__ = ["SCHEDULE", "check_compiled", "write_compiled"]
 
 SCHEDULE = "schedule.json"
 """Name of the JSON in the folder."""
 
 _FORMAT = "flexcim compiled model"
+
+
+def check_compiled(path: str | os.PathLike[str]) -> None:
+    """Make sure, before the work, that `write_compiled` can write a folder; makes the folders that it goes into.
+
+    Raises
+    ------
+    CompileError
+        If the folder holds something else or cannot be written.
+    """
+    target = Path(path).resolve()
+    try:
+        _check_replaceable(target)
+        check_writable(target.parent / f".{target.name}.new")  # it is filled beside its place
+    except OSError as error:
+        raise CompileError(f"{target}: cannot be written ({error.strerror})") from None
 
 
 def write_compiled(
