@@ -201,6 +201,10 @@ def test_models_that_cannot_be_pruned_are_refused(model, text, tmp_path, capfd):
     assert refused(capfd, broken, *output) == (
         f"{broken}: model.layers.1.mlp.up_proj.weight holds values that are not finite"
     )
+    # The blocks before it are pruned by then, which must not stand in the way of the next command.
+    uniform = ("--method", "uniform", "--length", 16, "--samples", 2)
+    assert refused(capfd, broken, *output, *uniform).startswith(f"{broken}: model.layers.1.mlp.up_proj.weight holds")
+    assert not (tmp_path / "out.partial").exists()
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic")
     with quiet():
         ResNetForImageClassification(config).save_pretrained(tmp_path / "resnet")

@@ -132,11 +132,27 @@ def test_a_run_goes_on_after_its_end_and_an_earlier_result_is_replaced(inputs, t
         (("--seeds", "1.5"), "--seeds must be numbers with commas between them, not '1.5'"),
         (("--methods", ""), "a comparison needs at least one method, one sparsity and one seed"),
         (("--sparsities", "0.5,0.5"), "flow at 0.5, seed 0 is asked for twice"),
+        (("--sparsities", "0.5,nan"), "sparsity must be between 0 and 1, not nan"),
+        (("--seeds", "0,-1"), f"a seed must be between 0 and {2**64 - 1}, not -1"),
+        (("--seeds", f"{2**64}"), f"a seed must be between 0 and {2**64 - 1}, not {2**64}"),
+        (("--vectors", "0"), "a comparison counts cycles for at least one vector, not 0"),
     ],
 )
 def test_bad_options_are_refused(inputs, options, message, tmp_path, capsys):
+    # Also where another run waits to be finished, which would be a reason of its own.
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "run.json").write_text("{}")
     assert main(words(inputs, tmp_path / "out", *options)) == 2
     assert capsys.readouterr().err == f"flexcim: {message}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]
+
+
+def test_what_is_out_of_reach_is_refused_before_anything_is_measured(inputs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(comparison, "evaluate", lambda *arguments: pytest.fail("measured"))
+    assert main(words(inputs, tmp_path / "out", "--methods", "uniform", "--sparsities", "0.5,0.99")) == 2
+    assert capsys.readouterr().err == (
+        "flexcim: sparsity 0.99 is out of reach for this menu and model, the nearest is 0.75\n"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
