@@ -144,7 +144,7 @@ def check_abilities(request: PruneRequest, checkpoint: Checkpoint) -> None:
         If it does not.
     """
     if request.plan is None and request.chooser is Method.FLOW:
-        _check_compared(checkpoint)
+        _check_compared(request, checkpoint)
     if checkpoint.model.can_generate():
         return
     unable = f"{checkpoint.name} does not predict the next token"
@@ -154,14 +154,20 @@ def check_abilities(request: PruneRequest, checkpoint: Checkpoint) -> None:
         raise PruneError(f"{unable}, so there is no loss to recover it by; recovery steps must be 0")
 
 
-def _check_compared(checkpoint: Checkpoint) -> None:
-    """PruneError if the model's answers are no probabilities that `Method.FLOW` could compare."""
+def _check_compared(request: PruneRequest, checkpoint: Checkpoint) -> None:
+    """PruneError if the model's answers are no probabilities that `Method.FLOW` could compare, or it gives none."""
+    others = ", ".join(other.value for other in Method if other is not Method.FLOW)
     if checkpoint.tokenizer is not None:
+        # What the last token of a sample foretells is not in the sample.
+        if checkpoint.model.can_generate() and window_of(request.length, checkpoint) < 2:
+            raise PruneError(
+                "method flow compares what the model predicts within a sample, which takes a length of at least 2, "
+                f"not 1; use {others}"
+            )
         return
     config = checkpoint.model.config
     task = config.problem_type or "single_label_classification"
     if config.num_labels < 2 or task != "single_label_classification":
-        others = ", ".join(other.value for other in Method if other is not Method.FLOW)
         raise PruneError(
             f"{checkpoint.name} has num_labels {config.num_labels} and problem_type {task}, but method flow compares "
             f"probabilities of 2 or more labels that exclude each other; use {others}"
