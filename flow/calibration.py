@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -13,7 +14,10 @@ from flow.options import DEFAULT_LENGTH, GUARD_SAMPLES, MEASURED_IMAGES, Method
 from flow.request import PruneRequest
 from flow.text import draw_samples, mask_places, read_text, set_apart, tokenize
 
-__all__ = ["Calibration", "PruneError", "calibrate", "check_abilities", "tokens_of", "window_of"]
+__all__ = ["Calibration", "PruneError", "calibrate", "check_abilities", "check_memory", "tokens_of", "window_of"]
+
+
+_GIB = 2**30
 
 
 class PruneError(FlexCiMError):
@@ -136,13 +140,15 @@ def _check_known(token: int, checkpoint: Checkpoint) -> None:
 
 
 def check_abilities(request: PruneRequest, checkpoint: Checkpoint) -> None:
-    """Make sure that the model predicts the next token, or whatever a run needs of it.
+    """Make sure that the model predicts the next token, or whatever a run needs of it, and that its samples fit.
 
     Raises
     ------
     PruneError
-        If it does not.
+        If it does not, or they do not.
     """
+    if checkpoint.tokenizer is not None:
+        check_memory(request.samples, window_of(request.length, checkpoint), checkpoint)
     if request.plan is None and request.chooser is Method.FLOW:
         _check_compared(request, checkpoint)
     if checkpoint.model.can_generate():
@@ -152,6 +158,25 @@ def check_abilities(request: PruneRequest, checkpoint: Checkpoint) -> None:
         raise PruneError(f"{unable}, so it cannot be evaluated on a text")
     if request.recover:
         raise PruneError(f"{unable}, so there is no loss to recover it by; recovery steps must be 0")
+
+
+def check_memory(samples: int, length: int, checkpoint: Checkpoint) -> None:
+    """Make sure that samples of text can be in memory on their way from block to block.
+
+    Raises
+    ------
+    PruneError
+        If they alone take more than the machine has.
+    """
+    # Each token is an int64, and float32 of the width that blocks hand on.
+    token_bytes = 8 + 4 * getattr(checkpoint.model.config, "hidden_size", 0)
+    taken = samples * length * token_bytes
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if taken > memory:
+        raise PruneError(
+            f"{samples} calibration samples of {length} tokens take at least {taken // _GIB} GiB of memory, but this "
+            f"machine has {memory // _GIB} GiB; ask for fewer samples, or shorter ones"
+        )
 
 
 def _check_compared(request: PruneRequest, checkpoint: Checkpoint) -> None:

@@ -234,6 +234,7 @@ def test_options_that_cannot_be_are_told(pruned, text, tmp_path, capfd):
     message = r"layer '.*': pattern 3:8 is not on the menu"
     refused(NestError, message, text, out, *pruned, rest=Pattern(3, 8))
     refused(PruneError, "length must be at most the 64 tokens", text, out, *pruned, length=65)
+    refused(PruneError, r"^1000000000 calibration samples of 32 tokens take", text, out, *pruned, samples=10**9)
     arguments = ["nest", *map(str, pruned), "-o", str(out), "--rest", "most"]
     assert main(arguments) == 2
     assert capfd.readouterr().err == "flexcim: --rest: a pattern must be written n:m, such as 4:8, not 'most'\n"
