@@ -156,6 +156,24 @@ def test_what_is_out_of_reach_is_refused_before_anything_is_measured(inputs, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_single_window_and_a_single_question_have_no_standard_error(inputs, tmp_path, capsys):
+    model, text, _, questions = inputs
+    window = tmp_path / "window.txt"
+    window.write_text(OTHER_TEXT[:30], encoding="utf-8")
+    output = tmp_path / "out"
+    assert main(words((model, text, window, questions), output, "--methods", "uniform", "--sparsities", "0.5")) == 0
+    out = capsys.readouterr().out
+    assert "nan" not in out
+    cells = next(line.split("│") for line in out.splitlines() if "uniform" in line)
+    assert cells[8].strip() == "–"
+    assert cells[-2].strip().endswith("% ± –")
+    with open(output / "comparison.csv", newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert row["standard_error"] == row["accuracy_standard_error"] == ""
+    assert float(row["loss_added"])
+    assert json.loads((output / "comparison.json").read_text())["rows"][0]["standard_error"] is None
+
+
 def test_other_peoples_folders_are_left_alone(inputs, tmp_path, capsys):
     (tmp_path / "thesis.tex").touch()
     assert main(words(inputs, tmp_path)) == 2

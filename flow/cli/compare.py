@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -107,6 +108,11 @@ def _numbers(text: str, kind: Callable[[str], _Number], option: str) -> list[_Nu
         raise OptionError(f"{option} must be numbers with commas between them, not {text!r}") from None
 
 
+def _error(error: float, form: str) -> str:
+    """A standard error, or a dash where a single window or question has none."""
+    return "–" if math.isnan(error) else format(error, form)
+
+
 def _show(comparison: Comparison) -> None:
     """Print a line for each row."""
     right = ("target", "sparsity", "added loss", "±", "with int8", "bits per byte", "cycles", "seconds")
@@ -116,10 +122,10 @@ def _show(comparison: Comparison) -> None:
         table.add_column("right answers", justify="right")
     for row in comparison.rows:
         cells = [row.method, row.score, row.update, str(row.seed), f"{row.sparsity_target:.1%}", f"{row.sparsity:.1%}"]
-        cells += [f"{row.loss_added:.4f}", f"{row.standard_error:.4f}", f"{row.loss_added_int8:.4f}"]
+        cells += [f"{row.loss_added:.4f}", _error(row.standard_error, ".4f"), f"{row.loss_added_int8:.4f}"]
         cells += [f"{row.bits_per_byte:.4f}", f"{row.cycles / row.cycles_dense:.1%}", f"{row.seconds:.1f}"]
-        if row.accuracy is not None:
-            cells.append(f"{row.accuracy:.1%} ± {row.accuracy_standard_error:.1%}")
+        if row.accuracy is not None and row.accuracy_standard_error is not None:
+            cells.append(f"{row.accuracy:.1%} ± {_error(row.accuracy_standard_error, '.1%')}")
         table.add_row(*cells)
     console = Console()
     if not console.is_terminal:
