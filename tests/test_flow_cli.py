@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import ResNetConfig, ResNetForImageClassification
 
@@ -123,6 +124,25 @@ def test_an_image_classifier_is_pruned_on_images(tmp_path, capfd):
     assert call(folder, "--sparsity", 0.5, *words) == 0
     assert re.search(r"^tried knapsack: \d\.\d{4} nats per image away from", capfd.readouterr().out, re.MULTILINE)
     assert json.loads((tmp_path / "out" / "report.json").read_text())["method"] == "flow"
+
+
+def test_a_model_of_images_needs_images(text, tmp_path, capfd):
+    with quiet():
+        classifier = tiny_family("vit")
+        folder = save_tiny(tmp_path / "vit", classifier)
+    words = (folder, "--sparsity", 0.5, "-o", tmp_path / "out", "--device", "cpu")
+    assert refused(capfd, *words) == (
+        f"{folder} is a model of images, which needs --calibration, a safetensors file with pixel_values"
+    )
+    assert refused(capfd, *words, "--calibration", text).startswith(
+        f"{text}: cannot be read as a safetensors file of images ("
+    )
+    huge = torch.full_like(tiny_inputs(classifier), 1e38)  # finite itself, but no more after the first products
+    save_file({"pixel_values": huge}, tmp_path / "huge.safetensors")
+    assert refused(capfd, *words, "--method", "uniform", "--calibration", tmp_path / "huge.safetensors").endswith(
+        "are not finite on the calibration images"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["huge.safetensors", "vit"]
 
 
 def refused(capfd, *words: object) -> str:

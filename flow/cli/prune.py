@@ -118,6 +118,7 @@ def prune(
 
     # torch and transformers take seconds to import; --help and mistyped options need neither.
     from flow.budgets import Budget, SparsityBudget, parse_budget
+    from flow.images import ImageError
     from flow.plan import read_plan
     from flow.request import PruneRequest
     from flow.run import prune_to
@@ -145,8 +146,15 @@ def prune(
         activation_percentile=activation_percentile,
         device=device,
     )
-    with shown_progress() as progress:
-        result = prune_to(output, request, progress=progress)
+    try:
+        with shown_progress() as progress:
+            result = prune_to(output, request, progress=progress)
+    except ImageError:
+        if calibration is None:  # images were sought in the repository's text
+            raise OptionError(
+                f"{model} is a model of images, which needs --calibration, a safetensors file with pixel_values"
+            ) from None
+        raise
     _show(result)
     print(f"written: {output}")
 
