@@ -75,8 +75,8 @@ class Row:
         Who chose the patterns, what masks were chosen by, and what happened to the kept weights.
     seed : int
         Seed of the calibration.
-    sparsity_target, sparsity : float
-        What was asked for, and the share of the block layers' weights that are zero.
+    sparsity_target, sparsity_chosen, sparsity : float
+        What was asked for, what the chosen patterns drop, and the share of the block layers' weights that are zero.
     loss_dense : float
         Loss of the dense model on the evaluation text, nats per token.
     loss_added : float
@@ -100,6 +100,7 @@ class Row:
     update: str
     seed: int
     sparsity_target: float
+    sparsity_chosen: float
     sparsity: float
     loss_dense: float
     loss_added: float
@@ -326,6 +327,7 @@ def _row(request: ComparisonRequest, way: Way, judge: _Judge, dense: Evaluation)
         update=result.treatment.update.value,
         seed=way.seed,
         sparsity_target=way.sparsity,
+        sparsity_chosen=result.chosen_sparsity,
         sparsity=result.sparsity,
         loss_dense=dense.loss.value,
         loss_added=added.value,

@@ -63,6 +63,16 @@ def test_pruning_prints_the_plan_and_writes_the_folder(model, text, tmp_path, ca
     assert json.loads((output / "report.json").read_text())["target"] == 0.5
 
 
+@pytest.mark.parametrize(("method", "told"), [("owl", True), ("paper", True), ("uniform", False)])
+def test_a_method_that_drops_more_than_was_asked_for_says_so(method, told, model, text, tmp_path, capfd):
+    words = (model, "--sparsity", 0.7, "-o", tmp_path / "out", "--calibration", text, "--method", method)
+    assert call(*words, "--samples", 2, "--length", 16) == 0
+    found = re.findall(
+        r"^(\w+) drops 7\d\.\d% of the weights, more than the 70\.0% asked for, as .+$", capfd.readouterr().out, re.M
+    )
+    assert found == [method] * told
+
+
 def test_a_preset_and_a_configuration_file_decide_the_menu(model, text, tmp_path):
     config = tmp_path / "my.toml"
     config.write_text('[macro]\npatterns = ["1:1", "2:4"]\n')

@@ -156,6 +156,19 @@ def test_what_is_out_of_reach_is_refused_before_anything_is_measured(inputs, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_method_drops_beyond_what_was_asked_for_is_told_once(inputs, tmp_path, capsys):
+    chosen = ("--methods", "owl,flow", "--updates", "none,lsq", "--sparsities", "0.7")
+    assert main(words(inputs, tmp_path / "out", *chosen)) == 0
+    rows = json.loads((tmp_path / "out" / "comparison.json").read_text())["rows"]
+    sparsity = {row["method"]: row["sparsity_chosen"] for row in rows}
+    assert sparsity["owl"] > 0.71 >= sparsity["flow"] >= 0.7
+    told = [line for line in capsys.readouterr().out.splitlines() if " asked for, as " in line]
+    assert told == [
+        f"owl drops {sparsity['owl']:.1%} of the weights, more than the 70.0% asked for, as its patterns share one m, "
+        "and it takes those nearest to the densities that it wants within the budget"
+    ]
+
+
 def test_a_single_window_and_a_single_question_have_no_standard_error(inputs, tmp_path, capsys):
     model, text, _, questions = inputs
     window = tmp_path / "window.txt"

@@ -28,7 +28,9 @@ _Number = TypeVar("_Number", int, float)
 def compare(
     model: Annotated[Path, typer.Argument(help="Local folder of a causal language model in Hugging Face format.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; an earlier comparison is replaced.")],
-    methods: Annotated[str, typer.Option(help="Who chooses the patterns, with commas.")] = "flow,paper,uniform,owl",
+    methods: Annotated[
+        str, typer.Option(help="Who chooses the patterns, with commas; owl and paper may drop more than is asked for.")
+    ] = "flow,paper,uniform,owl",
     updates: Annotated[
         str, typer.Option(help="What happens to the kept weights, with commas. \\[default: each method's own]")
     ] = "",
@@ -131,6 +133,21 @@ def _show(comparison: Comparison) -> None:
     if not console.is_terminal:
         console.width = 140
     console.print(table)
+    _show_overshoots(comparison)
     print(f"loss of the dense model: {comparison.rows[0].loss_dense:.4f} nats per token; added loss likewise")
     if questions:
         print(f"the dense model answers {comparison.accuracy_dense:.1%} right")
+
+
+def _show_overshoots(comparison: Comparison) -> None:
+    """Print which methods dropped more than was asked for, each once for a sparsity, at its largest."""
+    from flow.result import overshoot
+
+    chosen: dict[tuple[str, float], float] = {}
+    for row in comparison.rows:
+        asked = row.method, row.sparsity_target
+        chosen[asked] = max(row.sparsity_chosen, chosen.get(asked, 0.0))
+    for (method, target), sparsity in chosen.items():
+        told = overshoot(Method(method), target, sparsity)
+        if told is not None:
+            print(told)
