@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -13,7 +14,10 @@ from flow.options import DEFAULT_LENGTH, GUARD_SAMPLES, MEASURED_IMAGES, Method
 from flow.request import PruneRequest
 from flow.text import draw_samples, mask_places, read_text, set_apart, tokenize
 
-__all__ = ["Calibration", "PruneError", "calibrate", "check_abilities", "tokens_of", "window_of"]
+__all__ = ["Calibration", "PruneError", "calibrate", "check_abilities", "check_memory", "tokens_of", "window_of"]
+
+
+_GIB = 2**30
 
 
 class PruneError(FlexCiMError):
@@ -136,15 +140,17 @@ def _check_known(token: int, checkpoint: Checkpoint) -> None:
 
 
 def check_abilities(request: PruneRequest, checkpoint: Checkpoint) -> None:
-    """Make sure that the model predicts the next token, or whatever a run needs of it.
+    """Make sure that the model predicts the next token, or whatever a run needs of it, and that its samples fit.
 
     Raises
     ------
     PruneError
-        If it does not.
+        If it does not, or they do not.
     """
+    if checkpoint.tokenizer is not None:
+        check_memory(request.samples, window_of(request.length, checkpoint), checkpoint)
     if request.plan is None and request.chooser is Method.FLOW:
-        _check_compared(checkpoint)
+        _check_compared(request, checkpoint)
     if checkpoint.model.can_generate():
         return
     unable = f"{checkpoint.name} does not predict the next token"
@@ -154,14 +160,39 @@ def check_abilities(request: PruneRequest, checkpoint: Checkpoint) -> None:
         raise PruneError(f"{unable}, so there is no loss to recover it by; recovery steps must be 0")
 
 
-def _check_compared(checkpoint: Checkpoint) -> None:
-    """PruneError if the model's answers are no probabilities that `Method.FLOW` could compare."""
+def check_memory(samples: int, length: int, checkpoint: Checkpoint) -> None:
+    """Make sure that samples of text can be in memory on their way from block to block.
+
+    Raises
+    ------
+    PruneError
+        If they alone take more than the machine has.
+    """
+    # Each token is an int64, and float32 of the width that blocks hand on.
+    token_bytes = 8 + 4 * getattr(checkpoint.model.config, "hidden_size", 0)
+    taken = samples * length * token_bytes
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if taken > memory:
+        raise PruneError(
+            f"{samples} calibration samples of {length} tokens take at least {taken // _GIB} GiB of memory, but this "
+            f"machine has {memory // _GIB} GiB; ask for fewer samples, or shorter ones"
+        )
+
+
+def _check_compared(request: PruneRequest, checkpoint: Checkpoint) -> None:
+    """PruneError if the model's answers are no probabilities that `Method.FLOW` could compare, or it gives none."""
+    others = ", ".join(other.value for other in Method if other is not Method.FLOW)
     if checkpoint.tokenizer is not None:
+        # What the last token of a sample foretells is not in the sample.
+        if checkpoint.model.can_generate() and window_of(request.length, checkpoint) < 2:
+            raise PruneError(
+                "method flow compares what the model predicts within a sample, which takes a length of at least 2, "
+                f"not 1; use {others}"
+            )
         return
     config = checkpoint.model.config
     task = config.problem_type or "single_label_classification"
     if config.num_labels < 2 or task != "single_label_classification":
-        others = ", ".join(other.value for other in Method if other is not Method.FLOW)
         raise PruneError(
             f"{checkpoint.name} has num_labels {config.num_labels} and problem_type {task}, but method flow compares "
             f"probabilities of 2 or more labels that exclude each other; use {others}"

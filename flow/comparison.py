@@ -17,13 +17,13 @@ from flexcim.config import PRESETS, MacroConfig
 from flexcim.errors import FlexCiMError
 from flexcim.pattern import Pattern
 from flow.budgets import CycleBudget, SparsityBudget
-from flow.calibration import tokens_of, window_of
+from flow.calibration import check_abilities, tokens_of, window_of
 from flow.checkpoint import Checkpoint, load_checkpoint
 from flow.evaluation import Evaluation, added_loss, evaluate
 from flow.journal import Journal, file_facts
 from flow.multiple_choice import Question, answer, read_questions
 from flow.options import DEFAULT_VECTORS, Method, Score, Update
-from flow.pruner import prune
+from flow.pruner import problem_of, prune
 from flow.quiet import quiet
 from flow.request import PruneRequest, Setting
 from flow.result import PruneResult, quantized
@@ -75,8 +75,8 @@ class Row:
         Who chose the patterns, what masks were chosen by, and what happened to the kept weights.
     seed : int
         Seed of the calibration.
-    sparsity_target, sparsity : float
-        What was asked for, and the share of the block layers' weights that are zero.
+    sparsity_target, sparsity_chosen, sparsity : float
+        What was asked for, what the chosen patterns drop, and the share of the block layers' weights that are zero.
     loss_dense : float
         Loss of the dense model on the evaluation text, nats per token.
     loss_added : float
@@ -100,6 +100,7 @@ class Row:
     update: str
     seed: int
     sparsity_target: float
+    sparsity_chosen: float
     sparsity: float
     loss_dense: float
     loss_added: float
@@ -189,8 +190,8 @@ class ComparisonRequest(Setting):
 
     Raises
     ------
-    RequestError, ComparisonError
-        If there is no text to evaluate on, or an option means nothing.
+    FlexCiMError
+        If there is no text to evaluate on, or an option or a way means nothing.
     """
 
     config: MacroConfig = PRESETS["flexcim"]
@@ -202,6 +203,10 @@ class ComparisonRequest(Setting):
         super().__post_init__()
         if self.evaluation is None:
             raise ComparisonError("a comparison needs a text to evaluate on")
+        if self.vectors < 1:
+            raise ComparisonError(f"a comparison counts cycles for at least one vector, not {self.vectors}")
+        for way in self.ways:
+            self.of(way)  # a request of its own, which looks at its sparsity and seed
 
     def of(self, way: Way) -> PruneRequest:
         """What pruning in one way is asked for."""
@@ -257,6 +262,9 @@ def compare(
     once = (lambda name, find: find()) if journal is None else journal.once
     told = progress or (lambda name, done, total: None)
     ways = request.ways
+    for way in ways:
+        check_abilities(request.of(way), judge.checkpoint)
+        problem_of(request.of(way), judge.checkpoint)
     told("measuring the dense model", 0, len(ways) + 1)
     dense = Evaluation.from_mapping(once("dense", lambda: judge.measure(judge.checkpoint.model).to_mapping()))
     accuracy_dense = once("dense-accuracy", lambda: judge.right(judge.checkpoint.model)[0])
@@ -319,6 +327,7 @@ def _row(request: ComparisonRequest, way: Way, judge: _Judge, dense: Evaluation)
         update=result.treatment.update.value,
         seed=way.seed,
         sparsity_target=way.sparsity,
+        sparsity_chosen=result.chosen_sparsity,
         sparsity=result.sparsity,
         loss_dense=dense.loss.value,
         loss_added=added.value,

@@ -52,20 +52,22 @@ def _document(comparison: Comparison) -> dict[str, Any]:
         "model": comparison.model,
         "vectors": comparison.vectors,
         "accuracy_dense": comparison.accuracy_dense,
-        "rows": [{name: _plain(value) for name, value in asdict(row).items()} for row in comparison.rows],
+        "rows": [_plain(row) for row in comparison.rows],
     }
 
 
-def _plain(value: Any) -> Any:
-    """The value as JSON has it: it knows no NaN."""
-    return None if isinstance(value, float) and math.isnan(value) else value
+def _plain(row: Row) -> dict[str, Any]:
+    """The row's values, and None for a standard error that a single window or question does not have."""
+    return {
+        name: None if isinstance(value, float) and math.isnan(value) else value for name, value in asdict(row).items()
+    }
 
 
 def _table(comparison: Comparison) -> str:
     file = io.StringIO()
     writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in comparison.rows)
+    writer.writerows(_plain(row) for row in comparison.rows)
     return file.getvalue()
 
 

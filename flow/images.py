@@ -26,7 +26,7 @@ def read_images(path: str | os.PathLike[str]) -> Tensor:
     Raises
     ------
     ImageError
-        If the file cannot be read or holds no such tensor.
+        If the file cannot be read or holds no such tensor, or there is no image, or one is not finite.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -38,12 +38,18 @@ def read_images(path: str | os.PathLike[str]) -> Tensor:
             images = file.get_tensor(_NAME)
     except (OSError, SafetensorError) as error:
         raise ImageError(f"{path}: cannot be read as a safetensors file of images ({error})") from None
-    if images.ndim != 4 or not images.is_floating_point() or not len(images):
+    if images.ndim != 4 or not images.is_floating_point():
         raise ImageError(
             f"{path}: {_NAME} must be [images, channels, height, width] and floating, not {list(images.shape)} "
             f"{str(images.dtype).removeprefix('torch.')}"
         )
-    return images.float()
+    if not images.numel():
+        raise ImageError(f"{path}: there are no calibration images, as {_NAME} is {list(images.shape)}")
+    # What float32 takes for infinite counts as well.
+    images = images.float()
+    if not images.isfinite().all():
+        raise ImageError(f"{path}: the calibration images hold values that are not finite")
+    return images
 
 
 def draw_images(images: Tensor, samples: int, seed: int) -> Tensor:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,10 @@ _RESULT = "result"
 _NOTES = "notes"
 _FINISHED = {"finished": True}
 
+_SOON_SECONDS = 60.0
+"""What a run that is refused has finished in less time is not kept: to do it again costs less than a folder in the way
+of the corrected command."""
+
 
 class JournalError(FlexCiMError):
     """A work folder that cannot be used; the message is one sentence that names it."""
@@ -31,7 +36,9 @@ class Journal:
     """The work folder of one run; a context that holds it for this process.
 
     Everything in it appears by one rename, so a process that is killed leaves nothing half-written behind. Beside
-    finished parts of the result it keeps notes of what took long to find.
+    finished parts of the result it keeps notes of what took long to find. A run that ends by a FlexCiMError
+    mostly would again: what it has finished is kept only if an earlier process began it, it took long, or the disk is
+    to blame.
 
     Parameters
     ----------
@@ -54,6 +61,7 @@ class Journal:
         # Through JSON and back, so that it can be compared with what is read.
         self._run: dict[str, Any] = json.loads(json.dumps(run))
         self._lock = -1
+        self._begun: float | None = None  # None where an earlier process began the run
 
     def __enter__(self) -> Journal:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -72,10 +80,19 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # What failed before anything was finished leaves nothing behind.
-        if error is not None and not any(path.is_file() for path in self.folder.rglob("*") if path.name != _RUN):
+        # Once the run is finished there is no folder any more, whatever fails then.
+        if error is not None and self.folder.exists() and not self._worth_keeping(error):
             shutil.rmtree(self.folder)
         os.close(self._lock)
+
+    def _worth_keeping(self, error: BaseException) -> bool:
+        """Whether anything is finished that a later process could use."""
+        soon = self._begun is not None and time.monotonic() - self._begun < _SOON_SECONDS
+        # A disk that is full or fails is no fault of the request, whichever sentence says so.
+        refused = isinstance(error, FlexCiMError) and not isinstance(error.__context__, OSError)
+        if soon and refused:
+            return False
+        return any(path.is_file() for path in self.folder.rglob("*") if path.name != _RUN)
 
     def _hold(self) -> None:
         try:
@@ -100,12 +117,12 @@ class Journal:
                 raise JournalError(
                     f"{self.folder}: holds {foreign[0]!r}, which is no unfinished run, so it is not used"
                 )
-            files.write_text(run, json.dumps(self._run, indent=2) + "\n")
+            self._begin()
         before = json.loads(run.read_bytes())
         if before == _FINISHED:
             # The earlier process was killed while it cleaned up.
             self._clear()
-            files.write_text(run, json.dumps(self._run, indent=2) + "\n")
+            self._begin()
             return
         for name in self._run:
             if before.get(name) != self._run[name]:
@@ -113,6 +130,10 @@ class Journal:
                     f"{self.folder}: holds an unfinished run with {name} {_short(before.get(name))}, "
                     f"not {_short(self._run[name])}; run that command again to finish it, or delete the folder"
                 )
+
+    def _begin(self) -> None:
+        files.write_text(self.folder / _RUN, json.dumps(self._run, indent=2) + "\n")
+        self._begun = time.monotonic()
 
     @property
     def result(self) -> Path:

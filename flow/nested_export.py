@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -137,10 +138,11 @@ def nested_report(result: NestedResult) -> dict[str, Any]:
 
 
 def _evaluation(evaluation: Evaluation) -> dict[str, Any]:
+    error = evaluation.loss.standard_error
     return {
         "bits_per_byte": evaluation.bits_per_byte,
         "loss": evaluation.loss.value,
-        "standard_error": evaluation.loss.standard_error,
+        "standard_error": None if math.isnan(error) else error,  # a text of one window has none
         "predicted_tokens": evaluation.predicted,
         "bytes": evaluation.size,
     }

@@ -18,7 +18,7 @@ from flexcim.pattern import Pattern
 from flexcim.plans import Plan
 from flexcim.tiling import LayerTiling, tile_layer
 from flow.blocks import Block, LinearLayer
-from flow.calibration import tokens_of, window_of
+from flow.calibration import check_memory, tokens_of, window_of
 from flow.checkpoint import Checkpoint, load_checkpoint
 from flow.evaluation import Evaluation, evaluate_blocks
 from flow.journal import Journal
@@ -185,6 +185,7 @@ def nest_model(request: NestRequest, journal: Journal, *, progress: Progress | N
     base = load_checkpoint(request.sparser_checkpoint, streamed=True)
     layers = _layers(dense, base, sparser, request.rest)
     length = window_of(request.length, dense)
+    check_memory(request.samples, length, dense)
     calibration = read_text(request.calibration)
     windows = draw_samples(_tokens(calibration, dense), request.samples, length, request.seed)
     evaluation = None if request.evaluation is None else read_text(request.evaluation)

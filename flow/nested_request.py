@@ -10,6 +10,7 @@ from typing import Any
 from flexcim.pattern import Pattern
 from flow.journal import folder_facts
 from flow.request import RequestError, Setting
+from flow.seeds import check_seed
 
 __all__ = ["NestRequest"]
 
@@ -36,7 +37,7 @@ class NestRequest(Setting):
 
     Raises
     ------
-    RequestError
+    RequestError, SeedError
         If an option means nothing.
     """
 
@@ -47,6 +48,7 @@ class NestRequest(Setting):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_seed(self.seed)
         if not 0 <= self.share <= 1:
             raise RequestError(f"the denser plan's share must be between 0 and 1, not {self.share}")
 

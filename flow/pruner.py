@@ -30,7 +30,7 @@ from flow.streamed import searched
 from flow.text import check_unseen, read_text
 from flow.treatment import Numerics, prune_block
 
-__all__ = ["Progress", "prune"]
+__all__ = ["Progress", "problem_of", "prune"]
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called before each step with its name, the steps that are done, and the number of all steps."""
@@ -70,7 +70,7 @@ def prune(request: PruneRequest, *, progress: Progress | None = None, journal: J
     steps.begin("loading the model")
     checkpoint = load_checkpoint(request.model, streamed=journal is not None, device=request.place)
     check_abilities(request, checkpoint)
-    problem = _problem(request, checkpoint)
+    problem = problem_of(request, checkpoint)
     calibration = calibrate(request, checkpoint)
     if evaluation is not None:
         check_unseen(read_text(request.calibration), evaluation)
@@ -156,8 +156,14 @@ class _Run:
 # -- choosing ----------------------------------------------------------------------------------------------------------
 
 
-def _problem(request: PruneRequest, checkpoint: Checkpoint) -> Problem | None:
-    """What a method is asked; None if a plan answers it, which must fit the model and the macro."""
+def problem_of(request: PruneRequest, checkpoint: Checkpoint) -> Problem | None:
+    """What a method is asked; None if a plan answers it, which must fit the model and the macro.
+
+    Raises
+    ------
+    FlexCiMError
+        If the budget is out of reach, or the plan does not fit.
+    """
     shapes = [(block.name, [(layer.name, layer.shape) for layer in block.layers]) for block in checkpoint.blocks]
     if request.plan is not None:
         names = [name for _, layers in shapes for name, _ in layers]

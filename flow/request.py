@@ -17,6 +17,7 @@ from flow.choosing import default_granularity
 from flow.journal import file_facts, folder_facts
 from flow.options import DEFAULT_SAMPLES, ActivationScale, Granularity, Method, Score, Update
 from flow.plan import Plan
+from flow.seeds import check_seed
 from flow.treatment import Treatment, default_treatment
 
 __all__ = ["DeviceError", "PruneRequest", "RequestError", "Setting"]
@@ -124,7 +125,7 @@ class PruneRequest(Setting):
 
     Raises
     ------
-    RequestError
+    RequestError, SeedError
         If options mean nothing or do not go together.
     """
 
@@ -148,6 +149,7 @@ class PruneRequest(Setting):
         for name in ("budget", "method", "granularity"):
             if self.plan is not None and getattr(self, name) is not None:
                 raise RequestError(f"a plan names the pattern of each layer, so that it excludes a {name}")
+        check_seed(self.seed)
         if self.recover < 0:
             raise RequestError(f"recovery steps must be at least 0, not {self.recover}")
         if not 0 < self.activation_percentile <= 100:

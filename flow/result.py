@@ -19,6 +19,8 @@ from flow.budgets import SparsityBudget
 from flow.checkpoint import Checkpoint
 from flow.choosing import Selection
 from flow.evaluation import Evaluation
+from flow.masks import kept_weights
+from flow.options import Method
 from flow.quantization import QuantizedLinear, quantize_weights
 from flow.quiet import quiet
 from flow.request import PruneRequest
@@ -26,7 +28,11 @@ from flow.selectors import Choice
 from flow.stream import BlockStream
 from flow.treatment import Numerics, Treatment
 
-__all__ = ["Evaluations", "PruneResult", "PrunedLayer", "quantized", "quantized_dense"]
+__all__ = ["Evaluations", "PruneResult", "PrunedLayer", "overshoot", "quantized", "quantized_dense"]
+
+_OVERSHOOT = 0.01
+"""Share of the weights that a method may drop beyond what was asked for before it is said: layers are of many sizes, so
+that hardly any choice meets a sparsity to the weight."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -171,6 +177,12 @@ class PruneResult:
         return self.zeros / self.weights
 
     @property
+    def chosen_sparsity(self) -> float:
+        """Share that the patterns drop; a model that had zeros before may have more."""
+        kept = sum(kept_weights(layer.tiling.outputs, layer.tiling.inputs, layer.pattern) for layer in self.layers)
+        return 1 - kept / self.weights
+
+    @property
     def parameters(self) -> int:
         """All parameters of the model, counted: those of the layers, and convolutions, scans, norms, embeddings."""
         return sum(parameter.numel() for parameter in self.checkpoint.model.parameters())
@@ -231,6 +243,29 @@ class PruneResult:
                 with block.loaded(), quantized((layer for layer in self.layers if layer.block is block), watch):
                     stream.skip()
         return {name: torch.cat(parts)[:vectors].cpu().numpy() for name, parts in seen.items()}
+
+
+def overshoot(method: Method, target: float, chosen: float) -> str | None:
+    """What to say where a method's patterns drop more than a hundredth of the weights beyond what was asked for.
+
+    Parameters
+    ----------
+    method : Method
+        The method.
+    target, chosen : float
+        The sparsity that was asked for, and that of the patterns.
+
+    Returns
+    -------
+    str or None
+        A sentence; None where the method is near enough.
+    """
+    if chosen - target <= _OVERSHOOT:
+        return None
+    why = "each layer or block has one of the menu's few patterns"
+    if method is Method.OWL:
+        why = "its patterns share one m, and it takes those nearest to the densities that it wants within the budget"
+    return f"{method.value} drops {chosen:.1%} of the weights, more than the {target:.1%} asked for, as {why}"
 
 
 @contextlib.contextmanager

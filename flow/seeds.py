@@ -6,7 +6,7 @@ import torch
 
 from flexcim.errors import FlexCiMError
 
-__all__ = ["SeedError", "seeded"]
+__all__ = ["SeedError", "check_seed", "seeded"]
 
 _SEEDS = 2**64
 """PyTorch's seeds have 64 bits."""
@@ -14,6 +14,18 @@ _SEEDS = 2**64
 
 class SeedError(FlexCiMError):
     """A seed that is none; the message is one sentence."""
+
+
+def check_seed(seed: int) -> None:
+    """Make sure that a seed is one.
+
+    Raises
+    ------
+    SeedError
+        If it has more than 64 bits, or is negative.
+    """
+    if not 0 <= seed < _SEEDS:
+        raise SeedError(f"a seed must be between 0 and {_SEEDS - 1}, not {seed}")
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -24,6 +36,5 @@ def seeded(seed: int) -> torch.Generator:
     SeedError
         If the seed has more than 64 bits, or is negative.
     """
-    if not 0 <= seed < _SEEDS:
-        raise SeedError(f"a seed must be between 0 and {_SEEDS - 1}, not {seed}")
+    check_seed(seed)
     return torch.Generator().manual_seed(seed)

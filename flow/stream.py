@@ -29,14 +29,15 @@ class CalibrationError(FlexCiMError):
     """A model that cannot be calibrated on these samples; the message is one sentence that names the layer."""
 
 
-def _check_seen(layers: Iterable[LinearLayer], statistics: dict[str, InputStatistics]) -> None:
+def _check_seen(layers: Iterable[LinearLayer], statistics: dict[str, InputStatistics], samples: Tensor) -> None:
     for layer in layers:
         seen = statistics[layer.name]
         # It is no wonder that a text leaves an expert out; any other layer is not used as it seems.
         if not seen.tokens and layer.expert is None:
             raise CalibrationError(f"no calibration token reaches {layer.name}, so its weights cannot be compared")
         if not seen.squares.isfinite().all():
-            raise CalibrationError(f"the inputs of {layer.name} are not finite on the calibration text")
+            kind = "text" if samples.ndim == 2 else "images"
+            raise CalibrationError(f"the inputs of {layer.name} are not finite on the calibration {kind}")
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class BlockStream:
                 hidden = self._run(block, index, self._hidden[index])
                 if advance:
                     self._hidden[index] = hidden.to(self._first[index].device)
-        _check_seen(block.layers, statistics)
+        _check_seen(block.layers, statistics, self._batches[0])
         if advance:
             self._current += 1
         return statistics

@@ -150,6 +150,27 @@ def test_answers_that_are_no_probabilities_of_labels_are_not_compared(labels, ta
     check_abilities(asked(tmp_path / "vit", method=Method.OWL, **options), checkpoint)
 
 
+def test_samples_of_one_token_predict_nothing_to_compare(folder, text):
+    options = {"sparsity": 0.5, "calibration": text, "samples": 4, "length": 1}
+    with pytest.raises(
+        PruneError,
+        match=r"^method flow compares what the model predicts within a sample, which takes a length of at least 2, "
+        r"not 1; use paper, uniform, owl$",
+    ):
+        prune(asked(folder, **options))
+    assert prune(asked(folder, method=Method.UNIFORM, **options)).sparsity >= 0.5
+
+
+@pytest.mark.parametrize("samples", [10**9, 10**30])
+def test_samples_that_no_memory_holds_are_refused(samples, folder, text):
+    with pytest.raises(
+        PruneError,
+        match=rf"^{samples} calibration samples of 32 tokens take at least \d+ GiB of memory, but this machine has \d+ "
+        r"GiB; ask for fewer samples, or shorter ones$",
+    ):
+        prune(asked(folder, sparsity=0.5, method=Method.UNIFORM, calibration=text, samples=samples, length=32))
+
+
 def test_an_encoder_is_not_recovered(text, tmp_path):
     with quiet():
         checkpoint = load_checkpoint(save_tiny(tmp_path / "bert", tiny_family("bert")))

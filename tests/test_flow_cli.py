@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import ResNetConfig, ResNetForImageClassification
 
@@ -60,6 +61,16 @@ def test_pruning_prints_the_plan_and_writes_the_folder(model, text, tmp_path, ca
     words = (model, "--sparsity", 0.5, "-o", output, "--calibration", text, "--samples", 2)
     assert call(*words, "--method", "paper", "--score", "magnitude") == 0
     assert json.loads((output / "report.json").read_text())["target"] == 0.5
+
+
+@pytest.mark.parametrize(("method", "told"), [("owl", True), ("paper", True), ("uniform", False)])
+def test_a_method_that_drops_more_than_was_asked_for_says_so(method, told, model, text, tmp_path, capfd):
+    words = (model, "--sparsity", 0.7, "-o", tmp_path / "out", "--calibration", text, "--method", method)
+    assert call(*words, "--samples", 2, "--length", 16) == 0
+    found = re.findall(
+        r"^(\w+) drops 7\d\.\d% of the weights, more than the 70\.0% asked for, as .+$", capfd.readouterr().out, re.M
+    )
+    assert found == [method] * told
 
 
 def test_a_preset_and_a_configuration_file_decide_the_menu(model, text, tmp_path):
@@ -123,6 +134,25 @@ def test_an_image_classifier_is_pruned_on_images(tmp_path, capfd):
     assert call(folder, "--sparsity", 0.5, *words) == 0
     assert re.search(r"^tried knapsack: \d\.\d{4} nats per image away from", capfd.readouterr().out, re.MULTILINE)
     assert json.loads((tmp_path / "out" / "report.json").read_text())["method"] == "flow"
+
+
+def test_a_model_of_images_needs_images(text, tmp_path, capfd):
+    with quiet():
+        classifier = tiny_family("vit")
+        folder = save_tiny(tmp_path / "vit", classifier)
+    words = (folder, "--sparsity", 0.5, "-o", tmp_path / "out", "--device", "cpu")
+    assert refused(capfd, *words) == (
+        f"{folder} is a model of images, which needs --calibration, a safetensors file with pixel_values"
+    )
+    assert refused(capfd, *words, "--calibration", text).startswith(
+        f"{text}: cannot be read as a safetensors file of images ("
+    )
+    huge = torch.full_like(tiny_inputs(classifier), 1e38)  # finite itself, but no more after the first products
+    save_file({"pixel_values": huge}, tmp_path / "huge.safetensors")
+    assert refused(capfd, *words, "--method", "uniform", "--calibration", tmp_path / "huge.safetensors").endswith(
+        "are not finite on the calibration images"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["huge.safetensors", "vit"]
 
 
 def refused(capfd, *words: object) -> str:
@@ -201,6 +231,10 @@ def test_models_that_cannot_be_pruned_are_refused(model, text, tmp_path, capfd):
     assert refused(capfd, broken, *output) == (
         f"{broken}: model.layers.1.mlp.up_proj.weight holds values that are not finite"
     )
+    # The blocks before it are pruned by then, which must not stand in the way of the next command.
+    uniform = ("--method", "uniform", "--length", 16, "--samples", 2)
+    assert refused(capfd, broken, *output, *uniform).startswith(f"{broken}: model.layers.1.mlp.up_proj.weight holds")
+    assert not (tmp_path / "out.partial").exists()
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic")
     with quiet():
         ResNetForImageClassification(config).save_pretrained(tmp_path / "resnet")

@@ -30,6 +30,24 @@ def test_files_without_images_are_refused(tmp_path):
             read_images(tmp_path / "odd")
 
 
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.ones(0, 3, 32, 32), r"there are no calibration images, as pixel_values is \[0, 3, 32, 32\]"),
+        (torch.full((2, 3, 4, 4), torch.nan), "the calibration images hold values that are not finite"),
+        (
+            torch.full((2, 3, 4, 4), 1e300, dtype=torch.float64),
+            "the calibration images hold values that are not finite",
+        ),
+    ],
+    ids=["none", "nan", "too large"],
+)
+def test_images_that_show_nothing_are_refused(images, message, tmp_path):
+    save_file({"pixel_values": images}, tmp_path / "images")
+    with pytest.raises(ImageError, match=rf"images: {message}$"):
+        read_images(tmp_path / "images")
+
+
 def test_images_are_drawn_once_each():
     images = torch.arange(10.0).view(10, 1, 1, 1)
     drawn = draw_images(images, 4, seed=1)

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from flexcim.errors import FlexCiMError
+from flow import journal as journals
 from flow.journal import Journal, JournalError, file_facts, folder_facts
 
 
@@ -25,6 +27,52 @@ def test_what_was_left_while_cleaning_up_does_not_hinder_another_run(tmp_path):
     (work / "run.json").write_text(json.dumps({"finished": True}))
     with Journal(work, {"a": 2}) as journal:
         assert journal.once("note", lambda: 2) == 2
+
+
+def end(work, error):
+    """Let a run that has finished something end by an error."""
+
+    def run():
+        with Journal(work, {"a": 1}) as journal:
+            journal.once("note", lambda: 1)
+            raise error
+
+    with pytest.raises(type(error)):
+        run()
+
+
+def full_disk():
+    """The sentence of a full disk."""
+    try:
+        raise OSError("No space left on device")
+    except OSError:
+        try:
+            raise FlexCiMError("cannot be written") from None
+        except FlexCiMError as error:
+            return error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(), MemoryError(), full_disk()], ids=repr)
+def test_what_is_finished_outlives_whatever_is_no_refusal(error, tmp_path):
+    end(tmp_path / "work", error)
+    assert (tmp_path / "work" / "notes" / "note.json").exists()
+
+
+def test_a_refused_run_that_was_begun_just_now_leaves_nothing(tmp_path):
+    end(tmp_path / "work", FlexCiMError("no"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_run_keeps_what_an_earlier_process_finished(tmp_path):
+    end(tmp_path / "work", KeyboardInterrupt())
+    end(tmp_path / "work", FlexCiMError("no"))
+    assert (tmp_path / "work" / "notes" / "note.json").exists()
+
+
+def test_a_refused_run_keeps_what_took_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(journals, "_SOON_SECONDS", 0.0)
+    end(tmp_path / "work", FlexCiMError("no"))
+    assert (tmp_path / "work" / "notes" / "note.json").exists()
 
 
 def test_a_result_takes_the_place_of_an_earlier_one(tmp_path):

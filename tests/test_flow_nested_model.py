@@ -122,6 +122,14 @@ def test_the_denser_plan_is_nearer_to_the_dense_model(pruned, text, tmp_path):
     assert report["sparsity"]["sparser"] == result.sparsity(Plan.SPARSER)
 
 
+def test_a_text_of_one_window_has_no_standard_error(pruned, text, tmp_path):
+    window = tmp_path / "window.txt"
+    window.write_text(OTHER_TEXT[:30], encoding="utf-8")
+    nested(pruned, text, tmp_path / "out", evaluation=window)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["evaluation"]["sparser"]["standard_error"] is None
+
+
 def test_a_share_changes_the_sparser_plans_weights_and_not_their_places(pruned, text, tmp_path):
     nested(pruned, text, tmp_path / "out", share=0.5)
     before = read_packed(pruned[1] / "packed")
@@ -234,6 +242,7 @@ def test_options_that_cannot_be_are_told(pruned, text, tmp_path, capfd):
     message = r"layer '.*': pattern 3:8 is not on the menu"
     refused(NestError, message, text, out, *pruned, rest=Pattern(3, 8))
     refused(PruneError, "length must be at most the 64 tokens", text, out, *pruned, length=65)
+    refused(PruneError, r"^1000000000 calibration samples of 32 tokens take", text, out, *pruned, samples=10**9)
     arguments = ["nest", *map(str, pruned), "-o", str(out), "--rest", "most"]
     assert main(arguments) == 2
     assert capfd.readouterr().err == "flexcim: --rest: a pattern must be written n:m, such as 4:8, not 'most'\n"

@@ -11,9 +11,11 @@ from flexcim.config import PRESETS
 from flexcim.pattern import Pattern
 from flow.budgets import StorageBudget
 from flow.comparison import ComparisonError, ComparisonRequest, ways_of
+from flow.nested_request import NestRequest
 from flow.options import ActivationScale, Granularity, Method, Score, Update
 from flow.plan import Plan
 from flow.request import DeviceError, PruneRequest, RequestError
+from flow.seeds import SeedError
 from flow.selectors import Choice
 from tests.prune_requests import asked
 
@@ -63,6 +65,14 @@ def test_what_means_nothing_is_refused(options, message):
     with pytest.raises(RequestError) as error:
         asked(Path("model"), calibration=Path("text"), **options)
     assert str(error.value) == message
+
+
+def test_seeds_of_more_than_64_bits_are_refused():
+    message = rf"^a seed must be between 0 and {2**64 - 1}, not {2**64}$"
+    with pytest.raises(SeedError, match=message):
+        asked(Path("model"), calibration=Path("text"), sparsity=0.5, seed=2**64)
+    with pytest.raises(SeedError, match=message):
+        NestRequest(model="model", calibration="text", sparser="pruned", seed=2**64)
 
 
 def test_a_comparison_needs_a_text():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -27,7 +28,9 @@ _Number = TypeVar("_Number", int, float)
 def compare(
     model: Annotated[Path, typer.Argument(help="Local folder of a causal language model in Hugging Face format.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; an earlier comparison is replaced.")],
-    methods: Annotated[str, typer.Option(help="Who chooses the patterns, with commas.")] = "flow,paper,uniform,owl",
+    methods: Annotated[
+        str, typer.Option(help="Who chooses the patterns, with commas; owl and paper may drop more than is asked for.")
+    ] = "flow,paper,uniform,owl",
     updates: Annotated[
         str, typer.Option(help="What happens to the kept weights, with commas. \\[default: each method's own]")
     ] = "",
@@ -107,6 +110,11 @@ def _numbers(text: str, kind: Callable[[str], _Number], option: str) -> list[_Nu
         raise OptionError(f"{option} must be numbers with commas between them, not {text!r}") from None
 
 
+def _error(error: float, form: str) -> str:
+    """A standard error, or a dash where a single window or question has none."""
+    return "–" if math.isnan(error) else format(error, form)
+
+
 def _show(comparison: Comparison) -> None:
     """Print a line for each row."""
     right = ("target", "sparsity", "added loss", "±", "with int8", "bits per byte", "cycles", "seconds")
@@ -116,15 +124,30 @@ def _show(comparison: Comparison) -> None:
         table.add_column("right answers", justify="right")
     for row in comparison.rows:
         cells = [row.method, row.score, row.update, str(row.seed), f"{row.sparsity_target:.1%}", f"{row.sparsity:.1%}"]
-        cells += [f"{row.loss_added:.4f}", f"{row.standard_error:.4f}", f"{row.loss_added_int8:.4f}"]
+        cells += [f"{row.loss_added:.4f}", _error(row.standard_error, ".4f"), f"{row.loss_added_int8:.4f}"]
         cells += [f"{row.bits_per_byte:.4f}", f"{row.cycles / row.cycles_dense:.1%}", f"{row.seconds:.1f}"]
-        if row.accuracy is not None:
-            cells.append(f"{row.accuracy:.1%} ± {row.accuracy_standard_error:.1%}")
+        if row.accuracy is not None and row.accuracy_standard_error is not None:
+            cells.append(f"{row.accuracy:.1%} ± {_error(row.accuracy_standard_error, '.1%')}")
         table.add_row(*cells)
     console = Console()
     if not console.is_terminal:
         console.width = 140
     console.print(table)
+    _show_overshoots(comparison)
     print(f"loss of the dense model: {comparison.rows[0].loss_dense:.4f} nats per token; added loss likewise")
     if questions:
         print(f"the dense model answers {comparison.accuracy_dense:.1%} right")
+
+
+def _show_overshoots(comparison: Comparison) -> None:
+    """Print which methods dropped more than was asked for, each once for a sparsity, at its largest."""
+    from flow.result import overshoot
+
+    chosen: dict[tuple[str, float], float] = {}
+    for row in comparison.rows:
+        asked = row.method, row.sparsity_target
+        chosen[asked] = max(row.sparsity_chosen, chosen.get(asked, 0.0))
+    for (method, target), sparsity in chosen.items():
+        told = overshoot(Method(method), target, sparsity)
+        if told is not None:
+            print(told)

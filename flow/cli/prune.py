@@ -52,7 +52,11 @@ def prune(
     ] = None,
     vectors: Annotated[int, typer.Option(help="Vectors that a budget of cycles is counted for.")] = DEFAULT_VECTORS,
     method: Annotated[
-        Method | None, typer.Option(help="Who chooses the patterns. \\[default: flow]", show_default=False)
+        Method | None,
+        typer.Option(
+            help="Who chooses the patterns; owl and paper may drop more than is asked for. \\[default: flow]",
+            show_default=False,
+        ),
     ] = None,
     score: Annotated[
         Score | None,
@@ -118,6 +122,7 @@ def prune(
 
     # torch and transformers take seconds to import; --help and mistyped options need neither.
     from flow.budgets import Budget, SparsityBudget, parse_budget
+    from flow.images import ImageError
     from flow.plan import read_plan
     from flow.request import PruneRequest
     from flow.run import prune_to
@@ -145,8 +150,15 @@ def prune(
         activation_percentile=activation_percentile,
         device=device,
     )
-    with shown_progress() as progress:
-        result = prune_to(output, request, progress=progress)
+    try:
+        with shown_progress() as progress:
+            result = prune_to(output, request, progress=progress)
+    except ImageError:
+        if calibration is None:  # images were sought in the repository's text
+            raise OptionError(
+                f"{model} is a model of images, which needs --calibration, a safetensors file with pixel_values"
+            ) from None
+        raise
     _show(result)
     print(f"written: {output}")
 
@@ -177,6 +189,12 @@ def _show(result: PruneResult) -> None:
             print(f"tried {name}: {nats:.4f} nats per {'token' if of_text else 'image'} away from the dense model")
     asked = "" if result.request.budget is None else f", asked for was {result.request.budget}"
     print(f"sparsity: {result.sparsity:.2%} of the weights are zero{asked}")
+    if result.target is not None:
+        from flow.result import overshoot
+
+        told = overshoot(result.request.chooser, result.target, result.chosen_sparsity)
+        if told is not None:
+            print(told)
     dense = 1 - result.weights / result.parameters
     print(f"in the whole model: {result.zeros / result.parameters:.2%}, as {dense:.2%} of it is in no such layer")
     if result.recovery:
