@@ -123,9 +123,19 @@ class Treatment:
         tolerance : float
             As in `apply`.
         """
-        numerics = Numerics()
         if not seen.tokens:
-            self, numerics = Treatment(Score.MAGNITUDE, Update.NONE), Numerics(reached=False)
+            unseen = Treatment(Score.MAGNITUDE, Update.NONE)
+            return unseen._treat(weights, seen, patterns, tolerance, Numerics(reached=False))
+        return self._treat(weights, seen, patterns, tolerance, Numerics())
+
+    def _treat(
+        self,
+        weights: Sequence[Tensor],
+        seen: InputStatistics,
+        patterns: Sequence[Sequence[Pattern]],
+        tolerance: float,
+        numerics: Numerics,
+    ) -> list[Treated]:
         curvature = damped(seen.moments.to(weights[0].device)) if self.needs_moments else None
         if curvature is not None:
             numerics = replace(numerics, damping=curvature.damping)
