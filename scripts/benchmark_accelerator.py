@@ -22,19 +22,19 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Column, Table
 
-from flexcim.accelerator_config import ACCELERATOR_PRESETS, AcceleratorConfig
+from flexcim.accelerator.bus_words import run_words, tile_words
 from flexcim.compiler.layer import CompiledLayer, compile_layer
 from flexcim.compiler.mapping import vector_beats
 from flexcim.compiler.schedule import Bounds
-from flexcim.config import PRESETS, ceil_div
-from flexcim.images import run_words, tile_words
-from flexcim.packed import PackedLayer, PackedModel
-from flexcim.pattern import Pattern
-from flexcim.tiling import LayerTiling, pack_layer
-from hw.accelerator_verilog import generate_accelerator
-from sim.bench.accelerator_library import build_accelerator_library
-from sim.runtime.backends import Backend, CheckedBackend, TorchBackend, VerilatorBackend
-from sim.runtime.driver import SimulatedAccelerator
+from flexcim.config.accelerator import ACCELERATOR_PRESETS, AcceleratorConfig
+from flexcim.config.macro import PRESETS, ceil_div
+from flexcim.config.pattern import Pattern
+from flexcim.packed.folder import PackedLayer, PackedModel
+from flexcim.packed.tiling import LayerTiling, pack_layer
+from flexcim_hw.verilog.accelerator import generate_accelerator
+from flexcim_sim.build.accelerator_library import build_accelerator_library
+from flexcim_sim.runtime.backends import Backend, CheckedBackend, TorchBackend, VerilatorBackend
+from flexcim_sim.runtime.driver import SimulatedAccelerator
 
 NAMES = ("accelerator", "accelerator-2", "accelerator-4")
 LARGEST = ACCELERATOR_PRESETS[NAMES[-1]]

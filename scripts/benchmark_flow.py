@@ -30,21 +30,22 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from flexcim.config import PRESETS
-from flexcim.pattern import Pattern
-from flow.blocks import LinearLayer, find_blocks
-from flow.budgets import SparsityBudget, pose
-from flow.checkpoint import load_checkpoint
-from flow.choosing import Evidence, choose
-from flow.masks import nm_mask
-from flow.options import DEFAULT_SAMPLES, GUARD_SAMPLES, Method
-from flow.outliers import locality, pair_distance_sum
-from flow.quiet import quiet
-from flow.selectors import CANDIDATES, Choice, UnitFacts, select_paper, units_of
-from flow.stream import BlockStream
-from flow.streamed import searched
-from flow.text import draw_samples, read_text, set_apart, tokenize
-from flow.treatment import Treatment, default_treatment, prune_block
+from flexcim.config.macro import PRESETS
+from flexcim.config.pattern import Pattern
+from flexcim_flow.choice.budgets import SparsityBudget, pose
+from flexcim_flow.choice.outliers import locality, pair_distance_sum
+from flexcim_flow.choice.paper import CANDIDATES, UnitFacts, select_paper
+from flexcim_flow.choice.problem import Choice, units_of
+from flexcim_flow.choice.search import Evidence, choose
+from flexcim_flow.choice.streamed import searched
+from flexcim_flow.common.options import DEFAULT_SAMPLES, GUARD_SAMPLES, Method
+from flexcim_flow.common.quiet import quiet
+from flexcim_flow.layer.masks import nm_mask
+from flexcim_flow.layer.treatment import Treatment, default_treatment, prune_block
+from flexcim_flow.model.blocks import LinearLayer, find_blocks
+from flexcim_flow.model.checkpoint import load_checkpoint
+from flexcim_flow.passes.stream import BlockStream
+from flexcim_flow.samples.text import draw_samples, read_text, set_apart, tokenize
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 LENGTH = 512

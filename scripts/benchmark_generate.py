@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from flexcim.config import PRESETS, preset
+from flexcim.config.macro import PRESETS, preset
 
 MOST_SECONDS = 5.0
 MOST_BYTES = 300_000
@@ -31,19 +31,19 @@ MOST_GROWTH = 1.5
 """What the default instance is held to."""
 
 MERGED = """
-from hw.verilog import generate
+from flexcim_hw.verilog.macro import generate
 text = generate(config).text
 """
 
 ACCELERATOR = """
-from flexcim.accelerator_config import AcceleratorConfig
-from hw.accelerator_verilog import generate_accelerator
+from flexcim.config.accelerator import AcceleratorConfig
+from flexcim_hw.verilog.accelerator import generate_accelerator
 text = generate_accelerator(AcceleratorConfig(macro=base, macros=factor)).text
 """
 
 UNMERGED = """
 from amaranth.back import verilog
-from hw.macro import Macro
+from flexcim_hw.macro.macro import Macro
 text = verilog.convert(
     Macro(config), name="flexcim_macro", platform=None, emit_src=False, strip_internal_attrs=True
 )
@@ -64,7 +64,7 @@ class Measured:
 def convert(conversion: str, name: str, factor: int) -> Measured:
     """Carry out a conversion of a preset with ``factor`` times the columns, or macros, in a fresh process."""
     script = (
-        "from flexcim.config import MacroConfig, preset\n"
+        "from flexcim.config.macro import MacroConfig, preset\n"
         f"base, factor = preset({name!r}), {factor}\n"
         "config = MacroConfig.from_mapping({'columns': factor * base.columns}, base=base)\n"
         f"{conversion}print(len(text.encode()))\n"

@@ -23,10 +23,10 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from flow.budgets import SparsityBudget
-from flow.options import Method
-from flow.request import PruneRequest
-from flow.run import prune_to
+from flexcim_flow.choice.budgets import SparsityBudget
+from flexcim_flow.common.options import Method
+from flexcim_flow.prune.request import PruneRequest
+from flexcim_flow.prune.run import prune_to
 
 ALL_BLOCKS = 32
 HIDDEN, INNER, VOCABULARY = 4096, 11008, 32000

@@ -28,17 +28,17 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Column, Table
 
-from flexcim.accelerator_config import AcceleratorConfig, accelerator_preset
 from flexcim.compiler.layer import compile_layer
-from flexcim.pattern import Pattern
-from flexcim.tiling import pack_layer
-from hw.accelerator_verilog import generate_accelerator
-from sim.bench.coverage_accelerator import probes
-from sim.bench.library import build_library, build_with
-from sim.bench.runner import run_tests
-from sim.bench.simulators import build
-from sim.golden.accelerator import GoldenAccelerator, WordStream
-from sim.runtime.driver import SimulatedAccelerator
+from flexcim.config.accelerator import AcceleratorConfig, accelerator_preset
+from flexcim.config.pattern import Pattern
+from flexcim.packed.tiling import pack_layer
+from flexcim_hw.verilog.accelerator import generate_accelerator
+from flexcim_sim.bench.coverage.accelerator import probes
+from flexcim_sim.bench.run.runner import run_tests
+from flexcim_sim.build.library import build_library, build_with
+from flexcim_sim.build.simulators import build
+from flexcim_sim.golden.accelerator import GoldenAccelerator, WordStream
+from flexcim_sim.runtime.driver import SimulatedAccelerator
 
 PRESETS = ("accelerator", "accelerator-4")
 SIZE, VECTORS, PATTERN = 512, 64, Pattern(4, 10)
@@ -200,8 +200,12 @@ def time_prefill(folder: Path, name: str, console: Console) -> Prefill:
 
     Each product is compared with PyTorch's, and each layer's cycles with the cycle model.
     """
-    from sim.runtime.backends import CheckedBackend, TorchBackend, VerilatorBackend  # they import torch: seconds
-    from sim.runtime.model import load_pruned
+    from flexcim_sim.runtime.backends import (  # they import torch: seconds
+        CheckedBackend,
+        TorchBackend,
+        VerilatorBackend,
+    )
+    from flexcim_sim.runtime.model import load_pruned
 
     config = accelerator_preset(name)
     pruned = load_pruned(folder)

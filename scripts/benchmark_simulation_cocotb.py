@@ -10,11 +10,11 @@ from typing import Any
 import cocotb
 import numpy as np
 
-from flexcim.accelerator_config import AcceleratorConfig
-from flexcim.instructions import AcceleratorProgram
-from sim.bench.accelerator_bench import AcceleratorBench
-from sim.bench.accelerator_stimulus import AcceleratorStimulus
-from sim.bench.job import CONFIG_FILE
+from flexcim.accelerator.instructions import AcceleratorProgram
+from flexcim.config.accelerator import AcceleratorConfig
+from flexcim_sim.bench.benches.accelerator import AcceleratorBench
+from flexcim_sim.bench.played.job import CONFIG_FILE
+from flexcim_sim.bench.stimuli.accelerator import AcceleratorStimulus
 
 
 class TimedBench(AcceleratorBench):

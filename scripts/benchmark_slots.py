@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from flexcim.pattern import Pattern
-from flexcim.slots import decode_slots, encode_slots
+from flexcim.config.pattern import Pattern
+from flexcim.packed.slots import decode_slots, encode_slots
 
 PATTERNS = ("1:1", "1:2", "1:4", "2:4", "2:8", "4:5", "4:8", "4:11")
 REFERENCE_ROWS = 8

@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Column, Table
 
-from flexcim.config import MacroConfig, preset
-from flexcim.pattern import Pattern
-from flexcim.tiling import pack_layer, tile_layer
-from hw.verilog import GeneratedVerilog, generate
-from sim.bench.layer import LayerRun, run_layer
+from flexcim.config.macro import MacroConfig, preset
+from flexcim.config.pattern import Pattern
+from flexcim.packed.tiling import pack_layer, tile_layer
+from flexcim_hw.verilog.macro import GeneratedVerilog, generate
+from flexcim_sim.bench.run.layer import LayerRun, run_layer
 
 VECTORS = 64
 TARGETS = {8: 0.95, 32: 0.99}

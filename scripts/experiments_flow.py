@@ -23,21 +23,21 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flexcim.config import PRESETS
+from flexcim.config.macro import PRESETS
+from flexcim.config.pattern import Pattern
 from flexcim.files import write_text
-from flexcim.pattern import Pattern
-from flow.blocks import find_blocks
-from flow.budgets import SparsityBudget, pose
-from flow.checkpoint import load_checkpoint
-from flow.choosing import Evidence, measure_costs, rivals_of, search, set_up, undominated
-from flow.options import DEFAULT_SAMPLES, GUARD_SAMPLES, Method
-from flow.quiet import quiet
-from flow.refinement import sequence_loss
-from flow.selectors import Assignment, Problem, units_of
-from flow.stream import BlockStream
-from flow.streamed import searched
-from flow.text import draw_samples, read_text, set_apart, tokenize
-from flow.treatment import Treatment, default_treatment, prune_block
+from flexcim_flow.choice.budgets import SparsityBudget, pose
+from flexcim_flow.choice.problem import Assignment, Problem, units_of
+from flexcim_flow.choice.refinement import sequence_loss
+from flexcim_flow.choice.search import Evidence, measure_costs, rivals_of, search, set_up, undominated
+from flexcim_flow.choice.streamed import searched
+from flexcim_flow.common.options import DEFAULT_SAMPLES, GUARD_SAMPLES, Method
+from flexcim_flow.common.quiet import quiet
+from flexcim_flow.layer.treatment import Treatment, default_treatment, prune_block
+from flexcim_flow.model.blocks import find_blocks
+from flexcim_flow.model.checkpoint import load_checkpoint
+from flexcim_flow.passes.stream import BlockStream
+from flexcim_flow.samples.text import draw_samples, read_text, set_apart, tokenize
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 SHIPPED = ("llama-kjv", "mamba2-kjv", "gpt2-kjv")
@@ -114,7 +114,7 @@ class Experiment:
         return rivals_of(self.problem(sparsity, menu), self.evidence)
 
     def flow(self, sparsity: float, menu: Sequence[Pattern]) -> tuple[Assignment, Any]:
-        """What `flow.choosing.choose` does, with layers that were pruned under each pattern before."""
+        """What `flexcim_flow.choice.search.choose` does, with layers that were pruned under each pattern before."""
         problem = self.narrow(sparsity, menu)
         self.bench.restore()
         bench = self.bench.restricted([self.patterns.index(pattern) for pattern in problem.patterns])

@@ -29,24 +29,24 @@ from rich.table import Column, Table
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from flexcim.accelerator_config import AcceleratorConfig, accelerator_preset
 from flexcim.compiler.layer import compile_layer
 from flexcim.compiler.model import LayerShape, compile_model
+from flexcim.config.accelerator import AcceleratorConfig, accelerator_preset
+from flexcim.config.pattern import Pattern, union
 from flexcim.files import write_text
-from flexcim.pattern import Pattern, union
-from flow.blocks import LinearLayer
-from flow.checkpoint import load_checkpoint
-from flow.masks import nm_mask
-from flow.nesting import Nested, nest, quantize_nested
-from flow.options import DEFAULT_SAMPLES, Score, Update
-from flow.quantization import QuantizedLinear, quantize_weights
-from flow.quiet import quiet
-from flow.scores import wanda_scores
-from flow.statistics import InputStatistics
-from flow.stream import BlockStream
-from flow.text import draw_samples, read_text, tokenize
-from flow.treatment import Treatment
-from flow.updates import damped
+from flexcim_flow.common.options import DEFAULT_SAMPLES, Score, Update
+from flexcim_flow.common.quiet import quiet
+from flexcim_flow.layer.masks import nm_mask
+from flexcim_flow.layer.quantization import QuantizedLinear, quantize_weights
+from flexcim_flow.layer.scores import wanda_scores
+from flexcim_flow.layer.treatment import Treatment
+from flexcim_flow.layer.updates import damped
+from flexcim_flow.model.blocks import LinearLayer
+from flexcim_flow.model.checkpoint import load_checkpoint
+from flexcim_flow.nest.weights import Nested, nest, quantize_nested
+from flexcim_flow.passes.statistics import InputStatistics
+from flexcim_flow.passes.stream import BlockStream
+from flexcim_flow.samples.text import draw_samples, read_text, tokenize
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 LENGTH = 512

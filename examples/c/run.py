@@ -20,13 +20,13 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from flexcim.accelerator_config import ACCELERATOR_PRESETS, AcceleratorConfig, accelerator_preset
 from flexcim.compiler.layer import CompiledLayer, compile_layer
+from flexcim.config.accelerator import ACCELERATOR_PRESETS, AcceleratorConfig, accelerator_preset
 from flexcim.errors import FlexCiMError
 from flexcim.files import write_text
-from flexcim.tiling import pack_layer
-from hw.accelerator_verilog import generate_accelerator, write_accelerator
-from sim.bench.library import build_with
+from flexcim.packed.tiling import pack_layer
+from flexcim_hw.verilog.accelerator import generate_accelerator, write_accelerator
+from flexcim_sim.build.library import build_with
 
 __all__ = ["ExampleError", "build_example", "write_job"]
 

@@ -58,15 +58,25 @@ class Subcommand:
 # Modules are named, not imported: the ground floor must not import upwards, and torch or Amaranth take seconds.
 SUBCOMMANDS: Mapping[str, Subcommand] = MappingProxyType(
     {
-        "generate": Subcommand("hw.cli", "generate", "Generate the Verilog of a macro or an accelerator."),
-        "verify": Subcommand("sim.cli", "verify", "Check generated Verilog against the golden model."),
-        "prune": Subcommand("flow.cli.prune", "prune", "Prune a model, with a pattern for each layer, and pack it."),
-        "compare": Subcommand("flow.cli.compare", "compare", "Prune a model in several ways, and measure each."),
-        "nest": Subcommand("flow.cli.nest", "nest", "Give a pruned model a denser plan that shares its weights."),
-        "compile": Subcommand("flexcim.compiler.cli", "compile_packed", "Compile a packed model for an accelerator."),
-        "cycles": Subcommand("flexcim.compiler.cli", "cycles", "Tell what each layer costs, and what bounds it."),
-        "generate-text": Subcommand("sim.runtime.cli", "generate_text", "Let a pruned model write on an accelerator."),
-        "demo": Subcommand("sim.demo.cli", "demo", "Prune a model, run it on the engine and write a report."),
+        "generate": Subcommand(
+            "flexcim_hw.cli.generate", "generate", "Generate the Verilog of a macro or an accelerator."
+        ),
+        "verify": Subcommand("flexcim_sim.cli.verify", "verify", "Check generated Verilog against the golden model."),
+        "prune": Subcommand(
+            "flexcim_flow.cli.prune", "prune", "Prune a model, with a pattern for each layer, and pack it."
+        ),
+        "compare": Subcommand(
+            "flexcim_flow.cli.compare", "compare", "Prune a model in several ways, and measure each."
+        ),
+        "nest": Subcommand(
+            "flexcim_flow.cli.nest", "nest", "Give a pruned model a denser plan that shares its weights."
+        ),
+        "compile": Subcommand("flexcim.cli.compile", "compile_packed", "Compile a packed model for an accelerator."),
+        "cycles": Subcommand("flexcim.cli.compile", "cycles", "Tell what each layer costs, and what bounds it."),
+        "generate-text": Subcommand(
+            "flexcim_sim.cli.generate_text", "generate_text", "Let a pruned model write on an accelerator."
+        ),
+        "demo": Subcommand("flexcim_sim.cli.demo", "demo", "Prune a model, run it on the engine and write a report."),
         "presets": Subcommand("flexcim.cli.presets", "presets", "List the configurations that have a name."),
     }
 )

@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from flexcim.accelerator_config import ACCELERATOR_PRESETS
-from flexcim.config import PRESETS, ConfigError
+from flexcim.config.accelerator import ACCELERATOR_PRESETS
+from flexcim.config.macro import PRESETS, ConfigError
 
 __all__ = ["presets"]
 

@@ -10,16 +10,16 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from flexcim.accelerator_config import AcceleratorConfig
-from flexcim.accelerator_cycles import AcceleratorCycles, AcceleratorTiming
+from flexcim.accelerator.bus_words import result_vectors, run_image, tile_image
+from flexcim.accelerator.cycles import AcceleratorCycles, AcceleratorTiming
+from flexcim.accelerator.instructions import AcceleratorProgram
 from flexcim.compiler.mapping import CompileError, Mapping, candidate_mappings
 from flexcim.compiler.programs import make_programs
 from flexcim.compiler.schedule import Schedule, place_resident, schedule_layer
-from flexcim.images import result_vectors, run_image, tile_image
-from flexcim.instructions import AcceleratorProgram
-from flexcim.pattern import Pattern
-from flexcim.streams import activation_beats, tile_activations
-from flexcim.tiling import LayerTiling, legal_groups
+from flexcim.config.accelerator import AcceleratorConfig
+from flexcim.config.pattern import Pattern
+from flexcim.macro.beats import activation_beats, tile_activations
+from flexcim.packed.tiling import LayerTiling, legal_groups
 
 __all__ = ["CompiledLayer", "all_banks", "compile_layer", "compile_resident_layer"]
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from flexcim.accelerator_config import AcceleratorConfig
-from flexcim.commands import MAX_VECTORS
-from flexcim.config import ceil_div
+from flexcim.accelerator.instructions import INSTRUCTION_FIELDS, Opcode
+from flexcim.config.accelerator import AcceleratorConfig
+from flexcim.config.macro import ceil_div
 from flexcim.errors import FlexCiMError
-from flexcim.instructions import INSTRUCTION_FIELDS, Opcode
-from flexcim.tiling import LayerTiling
+from flexcim.macro.commands import MAX_VECTORS
+from flexcim.packed.tiling import LayerTiling
 
 __all__ = ["CompileError", "Mapping", "Round", "candidate_mappings", "cut", "layer_rounds", "vector_beats"]
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flexcim.accelerator_config import AcceleratorConfig
 from flexcim.compiler.layer import CompiledLayer, compile_layer, compile_resident_layer
 from flexcim.compiler.mapping import CompileError
+from flexcim.config.accelerator import AcceleratorConfig
+from flexcim.config.pattern import Pattern, union
 from flexcim.errors import FlexCiMError
-from flexcim.packed import PackedLayer, PackedModel
-from flexcim.pattern import Pattern, union
-from flexcim.tiling import pack_layer, unpack_layer, unpack_parts
+from flexcim.packed.folder import PackedLayer, PackedModel
+from flexcim.packed.tiling import pack_layer, unpack_layer, unpack_parts
 
 __all__ = ["LayerShape", "compile_model", "layer_cells", "layer_shapes", "pattern_on", "patterns_on"]
 

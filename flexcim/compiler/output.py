@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flexcim.accelerator_config import AcceleratorConfig
+from flexcim.accelerator.bus_words import run_words
+from flexcim.accelerator.instructions import AcceleratorProgram, LoadTile, RunTiles
 from flexcim.compiler.layer import CompiledLayer
 from flexcim.compiler.mapping import CompileError
 from flexcim.compiler.model import layer_cells
-from flexcim.config import ceil_div
+from flexcim.config.accelerator import AcceleratorConfig
+from flexcim.config.macro import ceil_div
 from flexcim.files import check_writable, new_folder
-from flexcim.images import run_words
-from flexcim.instructions import AcceleratorProgram, LoadTile, RunTiles
-from flexcim.packed import PackedLayer, PackedModel
+from flexcim.packed.folder import PackedLayer, PackedModel
 
 __all__ = ["SCHEDULE", "check_compiled", "write_compiled"]
 

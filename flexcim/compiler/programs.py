@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from flexcim.instructions import INSTRUCTION_FIELDS, AcceleratorProgram, LoadTile, Loop, Opcode, RunTiles
+from flexcim.accelerator.instructions import INSTRUCTION_FIELDS, AcceleratorProgram, LoadTile, Loop, Opcode, RunTiles
 
 __all__ = ["make_programs"]
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from flexcim.accelerator_config import AcceleratorConfig
 from flexcim.compiler.mapping import CompileError
 from flexcim.compiler.model import LayerShape, compile_model, patterns_on
-from flexcim.config import PRESETS, ceil_div
-from flexcim.cycles import CycleError, paper_cells_per_block, paper_layer_cycles
-from flexcim.pattern import union
+from flexcim.config.accelerator import AcceleratorConfig
+from flexcim.config.macro import PRESETS, ceil_div
+from flexcim.config.pattern import union
+from flexcim.macro.cycles import CycleError, paper_cells_per_block, paper_layer_cycles
 
 __all__ = ["Comparison", "CyclesReport", "LayerCost", "PhaseCost", "measure_model", "phase_vectors"]
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping as Mapped
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from flexcim.accelerator_config import AcceleratorConfig
+from flexcim.accelerator.bus_words import run_words, tile_words
+from flexcim.accelerator.instructions import LoadTile, RunTiles
 from flexcim.compiler.mapping import CompileError, Mapping, Round, cut, layer_rounds, vector_beats
-from flexcim.config import ceil_div
-from flexcim.images import run_words, tile_words
-from flexcim.instructions import LoadTile, RunTiles
-from flexcim.tiling import LayerTiling
+from flexcim.config.accelerator import AcceleratorConfig
+from flexcim.config.macro import ceil_div
+from flexcim.packed.tiling import LayerTiling
 
 __all__ = ["Bounds", "Placement", "ResultPart", "RunPart", "Schedule", "place_resident", "schedule_layer"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from flexcim.accelerator_config import ACCELERATOR_PRESETS
-from sim.bench.simulators import SIMULATORS
-from sim.bench.verify import verify_accelerator
-from tests.accelerators import ACCELERATORS
+from flexcim.config.accelerator import ACCELERATOR_PRESETS
+from flexcim_sim.bench.run.verify import verify_accelerator
+from flexcim_sim.build.simulators import SIMULATORS
+from tests.support.accelerators import ACCELERATORS
 
 pytestmark = pytest.mark.regression
 

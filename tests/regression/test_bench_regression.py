@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 
-from flexcim.config import PRESETS, MacroConfig
-from sim.bench.simulators import SIMULATORS
-from sim.bench.verify import verify_macro
+from flexcim.config.macro import PRESETS, MacroConfig
+from flexcim_sim.bench.run.verify import verify_macro
+from flexcim_sim.build.simulators import SIMULATORS
 
 pytestmark = pytest.mark.regression
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from flexcim.accelerator_config import AcceleratorConfig
-from flexcim.config import MacroConfig
-from sim.bench.simulators import SIMULATORS
-from sim.bench.verify import verify_accelerator, verify_macro
+from flexcim.config.accelerator import AcceleratorConfig
+from flexcim.config.macro import MacroConfig
+from flexcim_sim.bench.run.verify import verify_accelerator, verify_macro
+from flexcim_sim.build.simulators import SIMULATORS
 
 pytestmark = pytest.mark.regression
 

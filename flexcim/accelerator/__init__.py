@@ -1,0 +1,1 @@
+"""How an accelerator is driven: instructions, bus words and registers, and its exact cycle model."""

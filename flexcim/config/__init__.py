@@ -1,0 +1,1 @@
+"""The frozen configurations, of one macro and of an accelerator: parameters, rules and presets."""

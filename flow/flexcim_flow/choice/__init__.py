@@ -1,0 +1,1 @@
+"""Who chooses the patterns: selectors that answer the same problem, and what they know about it."""

@@ -1,0 +1,118 @@
+"""``flexcim nest``: a pruned model gets a denser plan that shares its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from flexcim.config.pattern import Pattern
+from flexcim.packed.plans import Plan
+from flexcim_flow.cli import options
+from flexcim_flow.cli.inputs import CALIBRATION_TEXT, OptionError, chosen_text, shown_progress
+from flexcim_flow.common.options import DEFAULT_SAMPLES
+
+if TYPE_CHECKING:
+    from flexcim_flow.nest.model import NestedResult
+
+__all__ = ["nest"]
+
+
+def nest(
+    model: Annotated[Path, typer.Argument(help="Local folder of the dense checkpoint.")],
+    sparser: Annotated[Path, typer.Argument(help="Folder that `flexcim prune` wrote for it: the sparser plan.")],
+    output: options.Output,
+    rest: Annotated[
+        str | None,
+        typer.Option(
+            help="Pattern of the weights that the denser plan adds in each layer, from the menu. "
+            "\\[default: each layer's own, which doubles its weights; none where more than half are kept]"
+        ),
+    ] = None,
+    share: Annotated[
+        float,
+        typer.Option(
+            help="What the denser plan's error counts, 0 to 1. With 0 the sparser plan stays as it was pruned; with 1 "
+            "it gets what is best for the denser one."
+        ),
+    ] = 0.0,
+    calibration: options.Calibration = None,
+    evaluate: options.Evaluate = None,
+    samples: options.Samples = DEFAULT_SAMPLES,
+    length: options.Length = None,
+    stride: options.Stride = None,
+    seed: options.Seed = 0,
+) -> None:
+    """Give a pruned model a denser plan that shares its weights, and pack both as one.
+
+    The sparser plan is the pruned model. The denser one adds weights that it dropped, chosen and solved for by least
+    squares on calibration text. Nothing is stored twice, and `flexcim compile`, `cycles` and `generate-text` run
+    either plan, or one in prefill and the other in decode.
+
+    The other way round, to keep a pruned model as the denser plan: give its checkpoint as MODEL, and as SPARSER what
+    `flexcim prune --score wanda --update none` makes of that; then the sparser plan is a subset of its weights. If it
+    is none, the denser plan's weights are others than MODEL's, and the command says how many.
+
+    Writes checkpoint/ (the denser plan, loads in plain transformers), packed/ (both plans) and report.json. One block
+    of each model is in memory at a time; after a kill, the same command goes on from OUTPUT.partial.
+
+    Example: `flexcim nest models/llama-kjv build/llama-75 -o build/llama-nested`
+    """
+    # torch and transformers take seconds to import; --help and mistyped options need neither.
+    from flexcim_flow.nest.request import NestRequest
+    from flexcim_flow.nest.run import nest_to
+
+    request = NestRequest(
+        model=model,
+        sparser=sparser,
+        rest=None if rest is None else _pattern(rest),
+        share=share,
+        calibration=chosen_text(calibration, CALIBRATION_TEXT, "--calibration"),
+        evaluation=evaluate,
+        samples=samples,
+        length=length,
+        stride=stride,
+        seed=seed,
+    )
+    with shown_progress() as progress:
+        result = nest_to(output, request, progress=progress)
+    _show(result)
+    print(f"written: {output}")
+
+
+def _pattern(text: str) -> Pattern:
+    try:
+        return Pattern.parse(text)
+    except ValueError as error:
+        raise OptionError(f"--rest: {error}") from None
+
+
+def _show(result: NestedResult) -> None:
+    """Print both plans of each layer, and what was measured."""
+    print(f"seed {result.request.seed}: {len(result.samples)} calibration samples of {result.samples.shape[1]} tokens")
+    right = ("denser", "sparser", "tiles")
+    table = Table(Column("layer", overflow="fold"), "patterns", *(Column(f"{name}", justify="right") for name in right))
+    for layer in result.layers:
+        size = layer.tiling.outputs * layer.tiling.inputs
+        table.add_row(
+            layer.name,
+            layer.tiling.pattern_names,
+            *(f"{zeros / size:.2%}" for zeros in result.zeros[layer.name]),
+            str(len(layer.tiling.tiles)),
+        )
+    Console().print(table)
+    for plan in Plan:
+        print(f"{plan.value} plan: {result.sparsity(plan):.2%} of the weights are zero")
+    if result.sparsity(Plan.DENSER) == result.sparsity(Plan.SPARSER):
+        print("the denser plan adds nothing: the model has no weight that the sparser plan lacks")
+    if result.was_pruned and result.changed_share:
+        print(
+            f"the model was pruned before ({result.given_sparsity:.2%} of its weights are zero), and the denser plan "
+            f"changes {result.changed_share:.2%} of its weights: it keeps all if the sparser plan is a subset of them, "
+            "the rest has room for the others, and the share is 0"
+        )
+    for name, evaluation in result.evaluations.items():
+        print(f"bits per byte, {name.replace('_', ', ')}: {evaluation.bits_per_byte:.4f}")

@@ -1,0 +1,236 @@
+"""``flexcim prune``: a checkpoint becomes a pruned one, a packed model and a plan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from flexcim_flow.cli import options
+from flexcim_flow.cli.inputs import CALIBRATION_TEXT, OptionError, chosen_macro, chosen_text, shown_progress
+from flexcim_flow.common.options import (
+    DEFAULT_SAMPLES,
+    DEFAULT_VECTORS,
+    ActivationScale,
+    Granularity,
+    Method,
+    Score,
+    Update,
+)
+
+if TYPE_CHECKING:
+    from flexcim_flow.prune.result import Evaluations, PruneResult
+
+__all__ = ["prune"]
+
+_TELLING_STEPS = 100
+"""Steps of a recovery of which the first and the last tenth have enough samples to be compared."""
+
+
+def prune(
+    model: Annotated[Path, typer.Argument(help="Local folder of a checkpoint in Hugging Face format.")],
+    output: options.Output,
+    sparsity: Annotated[
+        float | None, typer.Option(help="Least share of the block layers' weights to drop, 0 to 1.")
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of --sparsity: cycles=0.5 or bytes=0.5, at most half of what the dense model takes."
+        ),
+    ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of --sparsity: the pattern of each layer, a plan.toml of an earlier run or an edit."
+        ),
+    ] = None,
+    vectors: Annotated[int, typer.Option(help="Vectors that a budget of cycles is counted for.")] = DEFAULT_VECTORS,
+    method: Annotated[
+        Method | None,
+        typer.Option(
+            help="Who chooses the patterns; owl and paper may drop more than is asked for. \\[default: flow]",
+            show_default=False,
+        ),
+    ] = None,
+    score: Annotated[
+        Score | None,
+        typer.Option(help="What masks are chosen by. \\[default: as the plan says; obs for flow, else wanda]"),
+    ] = None,
+    update: Annotated[
+        Update | None,
+        typer.Option(help="What happens to the kept weights. \\[default: as the plan says; lsq for flow, else none]"),
+    ] = None,
+    granularity: Annotated[
+        Granularity | None,
+        typer.Option(help="What gets a pattern of its own. \\[default: block for paper, else layer]"),
+    ] = None,
+    config: options.Config = None,
+    preset_name: options.Preset = None,
+    calibration: options.Calibration = None,
+    evaluate: options.Evaluate = None,
+    samples: options.Samples = DEFAULT_SAMPLES,
+    length: options.Length = None,
+    stride: options.Stride = None,
+    seed: options.Seed = 0,
+    recover: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="STEPS",
+            help="Steps of fine-tuning on the calibration text after pruning, with the zeros held. Has the whole model "
+            "in memory, 16 bytes for each parameter.",
+        ),
+    ] = 0,
+    activations: Annotated[
+        ActivationScale, typer.Option(help="Scale of the activations: of each token, or of the layer's tensor.")
+    ] = ActivationScale.TOKEN,
+    activation_percentile: Annotated[
+        float,
+        typer.Option(
+            help="With --activations tensor: percentile of the calibration's magnitudes, such as 99.9, that becomes "
+            "the largest integer; what is larger is clipped."
+        ),
+    ] = 100.0,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Where blocks are computed, such as cpu or cuda:0. \\[default: cuda if there is one]"),
+    ] = None,
+) -> None:
+    """Prune a model and pack it for a macro.
+
+    Takes causal language models, masked ones such as BERT, and image classifiers such as ViT, whose calibration is a
+    safetensors file with pixel_values, images x channels x height x width.
+
+    Writes checkpoint/ (zeros in place, loads in plain transformers), packed/ (what the macro loads), plan.toml and
+    report.json. One block's weights are in memory at a time. What is finished is kept beside the output, in a folder
+    named OUTPUT.partial, until all is: after a crash or a kill, the same command goes on from there. Nothing is
+    downloaded.
+
+    The plan can be edited by hand and applied with --plan, which keeps each layer's pattern, score and update; the
+    other options are those of the command line.
+    """
+    macro = chosen_macro(config, preset_name)
+    _check_exclusive(
+        plan, {"--sparsity": sparsity, "--budget": budget, "--method": method, "--granularity": granularity}
+    )
+
+    # torch and transformers take seconds to import; --help and mistyped options need neither.
+    from flexcim_flow.choice.budgets import Budget, SparsityBudget, parse_budget
+    from flexcim_flow.prune.plan import read_plan
+    from flexcim_flow.prune.request import PruneRequest
+    from flexcim_flow.prune.run import prune_to
+    from flexcim_flow.samples.images import ImageError
+
+    limit: Budget | None = None if sparsity is None else SparsityBudget(sparsity)
+    if budget is not None:
+        limit = parse_budget(budget, macro, vectors)
+    request = PruneRequest(
+        model=model,
+        calibration=chosen_text(calibration, CALIBRATION_TEXT, "--calibration"),
+        evaluation=evaluate,
+        config=macro,
+        samples=samples,
+        length=length,
+        stride=stride,
+        budget=limit,
+        plan=None if plan is None else read_plan(plan),
+        method=method,
+        granularity=granularity,
+        score=score,
+        update=update,
+        seed=seed,
+        recover=recover,
+        activations=activations,
+        activation_percentile=activation_percentile,
+        device=device,
+    )
+    try:
+        with shown_progress() as progress:
+            result = prune_to(output, request, progress=progress)
+    except ImageError:
+        if calibration is None:  # images were sought in the repository's text
+            raise OptionError(
+                f"{model} is a model of images, which needs --calibration, a safetensors file with pixel_values"
+            ) from None
+        raise
+    _show(result)
+    print(f"written: {output}")
+
+
+def _check_exclusive(plan: Path | None, others: dict[str, object]) -> None:
+    """OptionError unless either a plan is given, or a sparsity, or a budget."""
+    given = [name for name, value in others.items() if value is not None]
+    if plan is not None and given:
+        raise OptionError(f"--plan and {given[0]} exclude each other: a plan names the pattern of each layer")
+    if plan is None and ("--sparsity" in given) == ("--budget" in given):
+        raise OptionError("one of --sparsity, --budget and --plan must be given, and not two of them")
+
+
+def _show(result: PruneResult) -> None:
+    """Print the plan and what it achieved."""
+    samples, *shape = result.samples.shape
+    of_text = len(shape) == 1
+    kind = f"samples of {shape[0]} tokens" if of_text else f"images of {' x '.join(map(str, shape))}"
+    print(f"seed {result.request.seed}: {samples} calibration {kind}")
+    plan, selection = result.request.plan, result.selection
+    if plan is not None:
+        print(f"method plan: {plan.path}, {result.treatment}")
+    if selection is not None:
+        print(f"method {result.request.source}: {selection.assignment.method}, {result.treatment}")
+    _show_layers(result)
+    if selection is not None:
+        for name, nats in sorted(selection.trials.items(), key=lambda trial: trial[1]):
+            print(f"tried {name}: {nats:.4f} nats per {'token' if of_text else 'image'} away from the dense model")
+    asked = "" if result.request.budget is None else f", asked for was {result.request.budget}"
+    print(f"sparsity: {result.sparsity:.2%} of the weights are zero{asked}")
+    if result.target is not None:
+        from flexcim_flow.prune.result import overshoot
+
+        told = overshoot(result.request.chooser, result.target, result.chosen_sparsity)
+        if told is not None:
+            print(told)
+    dense = 1 - result.weights / result.parameters
+    print(f"in the whole model: {result.zeros / result.parameters:.2%}, as {dense:.2%} of it is in no such layer")
+    if result.recovery:
+        _show_recovery(result.recovery)
+    if result.evaluations is not None:
+        _show_evaluations(result.evaluations)
+
+
+def _show_layers(result: PruneResult) -> None:
+    table = Table(Column("layer", overflow="fold"), "pattern", "sparsity", "tiles", Column("cost", justify="right"))
+    for layer in result.layers:
+        cost = layer.choice.cost
+        table.add_row(
+            layer.name,
+            str(layer.pattern),
+            f"{layer.sparsity:.2%}",
+            str(len(layer.tiling.tiles)),
+            "not measured" if math.isnan(cost) else f"{cost:.3g}",
+        )
+    Console().print(table)
+
+
+def _show_recovery(losses: Sequence[float]) -> None:
+    """Print how many steps were taken, and what they did to the loss where it takes enough of them to tell."""
+    from flexcim_flow.prune.recovery import ends
+
+    first, last = ends(losses)
+    told = f", loss {first:.4f} in their first tenth, {last:.4f} in the last" if len(losses) >= _TELLING_STEPS else ""
+    print(f"recovery: {len(losses)} steps{told}")
+
+
+def _show_evaluations(found: Evaluations) -> None:
+    recovered = "" if found.recovered is None else f", {found.recovered.bits_per_byte:.4f} recovered"
+    last = "pruned" if found.recovered is None else "pruned and recovered"
+    print(f"bits per byte: {found.dense.bits_per_byte:.4f} dense, {found.pruned.bits_per_byte:.4f} pruned{recovered}")
+    print(
+        f"in the macro's integers: {found.dense_quantized.bits_per_byte:.4f} dense, "
+        f"{found.quantized.bits_per_byte:.4f} {last}"
+    )

@@ -1,0 +1,112 @@
+"""Options of the pruner and its constants, in a module that imports nothing heavy, for the command line's sake."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+__all__ = [
+    "BATCH_IMAGES",
+    "BATCH_TOKENS",
+    "DEFAULT_LENGTH",
+    "DEFAULT_SAMPLES",
+    "DEFAULT_VECTORS",
+    "GUARD_SAMPLES",
+    "MEASURED_IMAGES",
+    "ActivationScale",
+    "Granularity",
+    "Method",
+    "Score",
+    "Search",
+    "Update",
+]
+
+BATCH_TOKENS = 1024
+"""Tokens that pass a model at once: enough to keep a CPU's matrix products busy; more only leaves the caches."""
+
+BATCH_IMAGES = 4
+"""Images that pass a model at once; each has one to several hundred patches."""
+
+DEFAULT_SAMPLES = 32
+"""Calibration samples."""
+
+GUARD_SAMPLES = 16
+"""Most samples of text that whole pruned models are compared on."""
+
+MEASURED_IMAGES = 64
+"""Most images that FLOW measures costs on, and most that it compares whole pruned models on: more than of texts, as an
+image is one prediction only, and twice the calibration samples of the default."""
+
+DEFAULT_LENGTH = 512
+"""Tokens of a sample and of an evaluation window, unless the model's context is shorter."""
+
+DEFAULT_VECTORS = 64
+"""Vectors that pass each layer where cycles are counted."""
+
+
+class ActivationScale(str, Enum):
+    """Where the scale of a layer's activations comes from.
+
+    The host that quantises the activations can give each token its own scale for nothing, and it costs less quality:
+    the dense models of this repository lose 0.0005 (Llama) and 0.0001 (Mamba-2) bits per byte in int8 with a scale per
+    token, 0.005 and 0.002 with one per tensor. One per tensor is what an on-chip requantizer needs.
+    """
+
+    TOKEN = "token"
+    """Each token has its own, from its largest magnitude."""
+
+    TENSOR = "tensor"
+    """One for all tokens, from the largest magnitude that the calibration saw, or a percentile of them."""
+
+
+class Method(str, Enum):
+    """Who chooses the patterns (flexcim_flow.choice)."""
+
+    FLOW = "flow"
+    """Ours: what each pattern costs in loss is measured, an exact knapsack chooses, and the choice is refined."""
+
+    PAPER = "paper"
+    """The published objective (arXiv 2504.14365), solved exactly."""
+
+    UNIFORM = "uniform"
+    """One pattern for all, or a mix of the two neighbours in layer order."""
+
+    OWL = "owl"
+    """Outlier-weighed n at one m (arXiv 2310.05175)."""
+
+
+class Score(str, Enum):
+    """How important a weight is (flexcim_flow.layer.scores)."""
+
+    MAGNITUDE = "magnitude"
+    WANDA = "wanda"
+    RIA = "ria"
+    OBS = "obs"
+    """What dropping it costs when others make up for it; with an update the masks are chosen during the sweep."""
+
+
+class Update(str, Enum):
+    """How the kept weights make up for the dropped ones (flexcim_flow.layer.updates)."""
+
+    NONE = "none"
+    LSQ = "lsq"
+    """Least squares for each output: solved directly, or to a relative residual where many weights are kept."""
+
+    OBS = "obs"
+    """SparseGPT's sweep: each dropped weight is made up for by later ones; faster for wide layers."""
+
+
+class Search(str, Enum):
+    """How FLOW measures what patterns do to the loss."""
+
+    IN_MEMORY = "in memory"
+    """The model under every pattern is in memory; what was chosen is refined in the pruned model."""
+
+    STREAMED = "streamed"
+    """One block under every pattern is in memory; nothing is refined."""
+
+
+class Granularity(str, Enum):
+    """What gets a pattern of its own."""
+
+    LAYER = "layer"
+    BLOCK = "block"

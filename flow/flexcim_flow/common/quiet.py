@@ -1,0 +1,28 @@
+"""Silence for transformers, whose progress bars and advice would mix with the command's own output."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from transformers.utils import logging
+
+__all__ = ["quiet"]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from drawing bars and logging below CRITICAL for as long as the context is open.
+
+    What it would say of interest (missing weights, unknown kinds of model) is checked and said in one sentence by
+    `flexcim_flow.model.checkpoint`; what remains is advice to install GPU kernels.
+    """
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

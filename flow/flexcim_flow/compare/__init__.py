@@ -1,0 +1,1 @@
+"""One model pruned in several ways, each measured on the same text."""

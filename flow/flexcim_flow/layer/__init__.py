@@ -1,0 +1,1 @@
+"""What happens to one layer: scores, masks, the sweep, updates and integers."""

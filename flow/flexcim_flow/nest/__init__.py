@@ -1,0 +1,1 @@
+"""A second, denser plan for a pruned model, which shares its weights."""

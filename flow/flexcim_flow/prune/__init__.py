@@ -1,0 +1,1 @@
+"""A run of the pruner, from a request to a folder of results."""

@@ -1,0 +1,56 @@
+"""Packed layers that are made one after the other, so that only one block's weights need be in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import groupby
+from typing import Generic, TypeVar, overload
+
+from flexcim.packed.folder import PackedLayer
+from flexcim_flow.model.blocks import Block
+
+__all__ = ["PackedOnDemand"]
+
+_Layer = TypeVar("_Layer")
+
+
+class PackedOnDemand(Sequence[PackedLayer], Generic[_Layer]):
+    """Layers, each of which is packed when it is asked for.
+
+    Parameters
+    ----------
+    layers : sequence
+        The layers before they are packed, those of a block together.
+    pack : callable
+        Packs one, whose blocks are in memory.
+    blocks : callable
+        The blocks that a layer's weights are in.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[_Layer],
+        pack: Callable[[_Layer], PackedLayer],
+        blocks: Callable[[_Layer], tuple[Block, ...]],
+    ) -> None:
+        self._layers, self._pack, self._blocks = layers, pack, blocks
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    @overload
+    def __getitem__(self, index: int) -> PackedLayer: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[PackedLayer]: ...
+    def __getitem__(self, index: int | slice) -> PackedLayer | Sequence[PackedLayer]:
+        if isinstance(index, slice):
+            return PackedOnDemand(self._layers[index], self._pack, self._blocks)
+        return next(iter(PackedOnDemand([self._layers[index]], self._pack, self._blocks)))
+
+    def __iter__(self) -> Iterator[PackedLayer]:
+        for blocks, layers in groupby(self._layers, key=self._blocks):
+            with ExitStack() as stack:
+                for block in blocks:
+                    stack.enter_context(block.loaded())
+                yield from map(self._pack, layers)

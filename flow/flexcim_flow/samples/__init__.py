@@ -1,0 +1,1 @@
+"""What models are calibrated and measured on: texts and images."""

@@ -1,0 +1,1 @@
+"""From a configuration to Verilog and what stands beside it."""

@@ -1,0 +1,1 @@
+"""The test benches of a macro and of an accelerator: all ends joined, every result checked."""

@@ -1,0 +1,1 @@
+"""Functional coverage: what the contract allows, what was seen, and the monitors that see it."""

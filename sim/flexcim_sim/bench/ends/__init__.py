@@ -1,0 +1,1 @@
+"""The far ends of the design's streams and buses."""

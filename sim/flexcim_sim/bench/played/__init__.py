@@ -1,0 +1,1 @@
+"""What cocotb plays inside the simulator."""
