@@ -80,7 +80,7 @@ class Room:
 
 
 COMMAND_LINE_LIBRARIES = ("rich", "typer")
-DEMO_LIBRARIES = ("amaranth", "cocotb", "matplotlib", "numpy", "safetensors", "scipy", "torch", "transformers")
+DEMO_LIBRARIES = ("jinja2", "markupsafe", "matplotlib", "numpy", "torch")
 
 # A room inside another one stands before it. The wings meet in sim.demo alone.
 ROOMS = (

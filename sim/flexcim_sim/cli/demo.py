@@ -1,4 +1,4 @@
-"""``flexcim demo``: two trained models are pruned, packed and run on generated hardware."""
+"""``flexcim demo``: trained models are pruned, packed and run on generated hardware."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Column, Table
+from rich.text import Text
 
 from flexcim.files import named_folder
 
@@ -25,16 +26,35 @@ if TYPE_CHECKING:
 __all__ = ["demo"]
 
 _MODELS = Path(__file__).resolve().parents[3] / "models"
-"""The repository's models; an installed package has none."""
+"""The repository's models and texts; an installed package has none."""
+
+_DEFAULT_MODELS = ("llama-kjv", "mamba2-kjv")
 
 _PIPED_WIDTH = 120
 """Width of the tables where nobody says how wide a line may be."""
 
 
 def demo(
+    models: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--models", metavar="FOLDER...", help="Checkpoints in Hugging Face format. [default: the shipped ones]"
+        ),
+    ] = None,
+    more_models: Annotated[
+        # An option takes one value a time; so those that follow the first one of --models arrive as arguments.
+        list[Path] | None,
+        typer.Argument(metavar="[FOLDER]...", help="Further checkpoints of --models.", show_default=False),
+    ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", parser=named_folder, metavar="FOLDER", help="Folder to write.")
     ] = Path("build/demo"),
+    calibration: Annotated[
+        Path | None, typer.Option(help="UTF-8 text to calibrate on. [default: the shipped one]", show_default=False)
+    ] = None,
+    evaluate: Annotated[
+        Path | None, typer.Option(help="UTF-8 text to measure bits per byte on. [default: the shipped one]")
+    ] = None,
     sparsity: Annotated[float, typer.Option(min=0, max=1, help="Least share of the weights to drop.")] = 0.6,
     seed: Annotated[int, typer.Option(help="Seed of the calibration samples.")] = 0,
     layers: Annotated[int, typer.Option(min=1, help="Layers of each model to simulate.")] = 4,
@@ -42,21 +62,22 @@ def demo(
         int | None, typer.Option(min=1, help="Processes at once. [default: as many as there are cores]")
     ] = None,
 ) -> None:
-    """Prune two trained models with FLOW, run their layers on generated Verilog, and write a report.
+    """Prune trained models, run their layers on generated Verilog, and show it all in one page.
 
-    Writes report.md, report.json, the figures, the packed models and the Verilog. Exit code 1 if the hardware and the
-    golden model or the cycle model disagree.
+    The models are pruned by FLOW's defaults, and by the published method to compare with; what FLOW packed runs on the
+    hardware. Writes report.html, report.json with all its numbers, the packed models and the Verilog. Exit code 1 if
+    the hardware and the golden model or the cycle model disagree.
+
+    Example: `flexcim demo --models models/gpt2-kjv models/llama-kjv`
     """
     print(f"seed {seed}", flush=True)
     # torch and Matplotlib take seconds to import; --help and mistyped options need neither.
-    from flexcim_sim.demo.demo import DemoError, Options, run_demo, write_report
+    from flexcim_sim.demo.demo import PAGE, Options, run_demo, write_report
 
-    if not _MODELS.is_dir():
-        raise DemoError("the demonstration needs the repository's models, which an installed package does not have")
     options = Options(
-        models=[_MODELS / "llama-kjv", _MODELS / "mamba2-kjv"],
-        calibration=_MODELS / "text" / "calibration.txt",
-        heldout=_MODELS / "text" / "heldout.txt",
+        models=[*(models or ()), *(more_models or ())] or [_shipped(name, "--models") for name in _DEFAULT_MODELS],
+        calibration=calibration or _shipped("text/calibration.txt", "--calibration"),
+        heldout=evaluate or _shipped("text/heldout.txt", "--evaluate"),
         output=output,
         sparsity=sparsity,
         seed=seed,
@@ -68,11 +89,27 @@ def demo(
         report = run_demo(options, expect_steps=steps.expect, done=steps.done)
     write_report(output, report)
     _show(report)
-    print(f"written: {output / 'report.md'} ({report.seconds:.0f} seconds)")
+    print(f"written: {output / PAGE} ({report.seconds:.0f} seconds)")
     if report.failures:
         for failure in report.failures:
             print(f"flexcim: {failure}", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _shipped(name: str, option: str) -> Path:
+    """A model or a text of the repository.
+
+    Raises
+    ------
+    DemoError
+        If there is none, as this is an installed package.
+    """
+    from flexcim_sim.demo.demo import DemoError
+
+    path = _MODELS / name
+    if not path.exists():
+        raise DemoError(f"the demonstration has no {name} of its own outside the repository; name one by {option}")
+    return path
 
 
 class _Steps:
@@ -103,18 +140,19 @@ def _steps() -> Iterator[_Steps]:
 
 
 def _show(report: Report) -> None:
-    """Print the report's tables."""
-    from flexcim_sim.demo.tables import layer_table, model_table, rtl_tables
+    """Print the report's tables, a line that each model writes, and what is true of the hardware."""
+    from flexcim_sim.demo.tables import layer_table, model_table, rtl_tables, text_table
 
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _PIPED_WIDTH
     layers = [layer_table(report, model) for model in report.models]
-    for table in (*layers, *rtl_tables(report), model_table(report)):
+    for table in (*layers, *rtl_tables(report), model_table(report), text_table(report)):
         with console.capture() as capture:
             console.print(_rich(table))
         # Tables without a right edge pad their lines, which a log keeps.
         print("\n".join(line.rstrip() for line in capture.get().split("\n")), end="")
+    print(f"hardware: {report.verdict}")
 
 
 def _rich(table: TextTable) -> Table:
@@ -124,5 +162,5 @@ def _rich(table: TextTable) -> Table:
     ]
     shown = Table(*columns, title=table.title, title_justify="left", box=SIMPLE)
     for row in table.rows:
-        shown.add_row(*row)
+        shown.add_row(*map(Text, row))
     return shown
