@@ -139,7 +139,7 @@ def prune_model(job: PruneJob) -> PrunedModel:
     from flexcim_flow.choice.budgets import SparsityBudget
     from flexcim_flow.common.options import Method, Score, Update
     from flexcim_flow.common.quiet import quiet
-    from flexcim_flow.prune.export import pack
+    from flexcim_flow.prune.packing import pack
     from flexcim_flow.prune.pruner import prune
     from flexcim_flow.prune.request import PruneRequest
 
