@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 import pytest
 
 from flexcim.config.pattern import Pattern
+from flexcim_flow.common.seeds import SeedError
 from flexcim_flow.common.setting import RequestError
 from flexcim_flow.nest.request import NestRequest
 
@@ -39,6 +40,11 @@ def test_what_means_nothing_is_refused(options, message):
     with pytest.raises(RequestError) as error:
         NestRequest(model="model", sparser="sparser", calibration="text", **options)
     assert str(error.value) == message
+
+
+def test_a_seed_of_more_than_64_bits_is_refused():
+    with pytest.raises(SeedError, match=rf"^a seed must be between 0 and {2**64 - 1}, not {2**64}$"):
+        NestRequest(model="model", calibration="text", sparser="pruned", seed=2**64)
 
 
 def test_the_facts_tell_every_option_apart(request_for, tmp_path):

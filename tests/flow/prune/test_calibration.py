@@ -192,3 +192,9 @@ def test_an_encoder_is_not_recovered(text, tmp_path):
         match=r"^bert does not predict the next token, so there is no loss to recover it by; recovery steps must be 0$",
     ):
         check_abilities(request, checkpoint)
+
+
+def test_images_have_no_length(vit, tmp_path):
+    request = asked(vit, sparsity=0.5, calibration=tmp_path / "images", length=32)
+    with pytest.raises(PruneError, match=r"^vit reads images, which have no tokens, so that a length has no effect$"):
+        check_abilities(request, load_checkpoint(vit))

@@ -14,8 +14,6 @@ from flexcim_flow.choice.problem import Choice
 from flexcim_flow.common.options import ActivationScale, Granularity, Method, Score, Update
 from flexcim_flow.common.seeds import SeedError
 from flexcim_flow.common.setting import DeviceError, RequestError
-from flexcim_flow.compare.request import ComparisonError, ComparisonRequest, ways_of
-from flexcim_flow.nest.request import NestRequest
 from flexcim_flow.prune.plan import Plan
 from flexcim_flow.prune.request import PruneRequest
 from tests.support.prune_requests import asked
@@ -75,14 +73,6 @@ def test_seeds_of_more_than_64_bits_are_refused():
     message = rf"^a seed must be between 0 and {2**64 - 1}, not {2**64}$"
     with pytest.raises(SeedError, match=message):
         asked(Path("model"), calibration=Path("text"), sparsity=0.5, seed=2**64)
-    with pytest.raises(SeedError, match=message):
-        NestRequest(model="model", calibration="text", sparser="pruned", seed=2**64)
-
-
-def test_a_comparison_needs_a_text():
-    ways = ways_of([Method.UNIFORM], [], None, [0.5], [0])
-    with pytest.raises(ComparisonError, match=r"^a comparison needs a text to evaluate on$"):
-        ComparisonRequest(model="model", calibration="text", ways=ways)
 
 
 def test_defaults_follow_the_method_and_the_plan():
