@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from flexcim_flow.choice.selector import SELECTORS
 from flexcim_flow.cli import options
 from flexcim_flow.cli.inputs import (
     CALIBRATION_TEXT,
@@ -21,7 +22,8 @@ from flexcim_flow.cli.inputs import (
     chosen_text,
     shown_progress,
 )
-from flexcim_flow.common.options import DEFAULT_SAMPLES, DEFAULT_VECTORS, Method, Score, Update
+from flexcim_flow.common.options import DEFAULT_SAMPLES, DEFAULT_VECTORS, Update
+from flexcim_flow.common.registry import UnknownNameError
 
 if TYPE_CHECKING:
     from flexcim_flow.compare.comparison import Comparison
@@ -36,14 +38,16 @@ def compare(
     model: Annotated[Path, typer.Argument(help="Local folder of a causal language model in Hugging Face format.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; an earlier comparison is replaced.")],
     methods: Annotated[
-        str, typer.Option(help="Who chooses the patterns, with commas; owl and paper may drop more than is asked for.")
-    ] = "measured,paper,uniform,owl",
+        str,
+        typer.Option(
+            help=f"Who chooses the patterns, with commas: {', '.join(SELECTORS)}; owl and paper may drop more than is "
+            "asked for."
+        ),
+    ] = ",".join(SELECTORS.own),
     updates: Annotated[
         str, typer.Option(help="What happens to the kept weights, with commas. \\[default: each method's own]")
     ] = "",
-    score: Annotated[
-        Score | None, typer.Option(help="What masks are chosen by. \\[default: each method's own]")
-    ] = None,
+    score: options.Score = None,
     sparsities: Annotated[str, typer.Option(help="Least shares of weights to drop, with commas.")] = "0.5,0.6,0.7",
     seeds: Annotated[str, typer.Option(help="Seeds of the calibration, with commas.")] = "0",
     config: options.Config = None,
@@ -68,7 +72,7 @@ def compare(
     windows of the text. After a kill, the same command goes on with the next row.
     """
     macro = chosen_macro(config, preset_name)
-    chosen_methods, chosen_updates = _options(methods, Method, "--methods"), _options(updates, Update, "--updates")
+    chosen_methods, chosen_updates = _methods(methods), _options(updates, Update, "--updates")
     targets = _numbers(sparsities, float, "--sparsities")
     draws = _numbers(seeds, int, "--seeds")
     calibration = chosen_text(calibration, CALIBRATION_TEXT, "--calibration")
@@ -100,12 +104,20 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
+def _methods(text: str) -> list[str]:
+    """The methods that a list with commas names."""
+    try:
+        return [SELECTORS.check(word) for word in _words(text)]
+    except UnknownNameError as error:
+        raise OptionError(f"--methods: {error}") from None
+
+
 def _options(text: str, kind: type[_Option], option: str) -> list[_Option]:
     """The members that a list with commas names."""
     known = {member.value: member for member in kind}
     for word in _words(text):
         if word not in known:
-            raise OptionError(f"{option} must be of {', '.join(known)}, not {word!r}")
+            raise OptionError(f"{option} must be one of {', '.join(known)}, not {word!r}")
     return [known[word] for word in _words(text)]
 
 
@@ -155,6 +167,6 @@ def _show_overshoots(comparison: Comparison) -> None:
         asked = row.method, row.sparsity_target
         chosen[asked] = max(row.sparsity_chosen, chosen.get(asked, 0.0))
     for (method, target), sparsity in chosen.items():
-        told = overshoot(Method(method), target, sparsity)
+        told = overshoot(method, target, sparsity)
         if told is not None:
             print(told)

@@ -7,9 +7,11 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from flexcim_flow.cli.inputs import named
 from flexcim_flow.common.options import DEFAULT_LENGTH
+from flexcim_flow.layer.rule import SCORES
 
-__all__ = ["Calibration", "Config", "Evaluate", "Length", "Output", "Preset", "Samples", "Seed", "Stride"]
+__all__ = ["Calibration", "Config", "Evaluate", "Length", "Output", "Preset", "Samples", "Score", "Seed", "Stride"]
 
 Output: TypeAlias = Annotated[
     Path, typer.Option("--output", "-o", help="Folder to write; an earlier result is replaced.")
@@ -17,6 +19,14 @@ Output: TypeAlias = Annotated[
 Config: TypeAlias = Annotated[Path | None, typer.Option(help="Configuration of the macro, a TOML file.")]
 Preset: TypeAlias = Annotated[
     str | None, typer.Option("--preset", help="Name of a configuration, see flexcim presets. \\[default: flexcim]")
+]
+Score: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        parser=named(SCORES),
+        metavar="SCORE",
+        help=f"What masks are chosen by: {', '.join(SCORES)}. \\[default: the plan's, else the method's own]",
+    ),
 ]
 Calibration: TypeAlias = Annotated[
     Path | None, typer.Option(help="UTF-8 text to calibrate on. \\[default: the repository's]")

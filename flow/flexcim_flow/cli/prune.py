@@ -11,15 +11,14 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from flexcim_flow.choice.selector import DEFAULT_METHOD, SELECTORS
 from flexcim_flow.cli import options
-from flexcim_flow.cli.inputs import CALIBRATION_TEXT, OptionError, chosen_macro, chosen_text, shown_progress
+from flexcim_flow.cli.inputs import CALIBRATION_TEXT, OptionError, chosen_macro, chosen_text, named, shown_progress
 from flexcim_flow.common.options import (
     DEFAULT_SAMPLES,
     DEFAULT_VECTORS,
     ActivationScale,
     Granularity,
-    Method,
-    Score,
     Update,
 )
 
@@ -52,25 +51,22 @@ def prune(
     ] = None,
     vectors: Annotated[int, typer.Option(help="Vectors that a budget of cycles is counted for.")] = DEFAULT_VECTORS,
     method: Annotated[
-        Method | None,
+        str | None,
         typer.Option(
-            help="Who chooses the patterns; owl and paper may drop more than is asked for. \\[default: measured]",
+            parser=named(SELECTORS),
+            metavar="METHOD",
+            help=f"Who chooses the patterns: {', '.join(SELECTORS)}; owl and paper may drop more than is asked for. "
+            f"\\[default: {DEFAULT_METHOD}]",
             show_default=False,
         ),
     ] = None,
-    score: Annotated[
-        Score | None,
-        typer.Option(help="What masks are chosen by. \\[default: as the plan says; obs for measured, else wanda]"),
-    ] = None,
+    score: options.Score = None,
     update: Annotated[
         Update | None,
-        typer.Option(
-            help="What happens to the kept weights. \\[default: as the plan says; lsq for measured, else none]"
-        ),
+        typer.Option(help="What happens to the kept weights. \\[default: the plan's, else the method's own]"),
     ] = None,
     granularity: Annotated[
-        Granularity | None,
-        typer.Option(help="What gets a pattern of its own. \\[default: block for paper, else layer]"),
+        Granularity | None, typer.Option(help="What gets a pattern of its own. \\[default: the method's own]")
     ] = None,
     config: options.Config = None,
     preset_name: options.Preset = None,

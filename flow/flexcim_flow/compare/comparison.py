@@ -18,7 +18,7 @@ from flexcim.config.pattern import Pattern
 from flexcim.errors import FlexCiMError
 from flexcim_flow.choice.budgets import CycleBudget, SparsityBudget
 from flexcim_flow.common.journal import Journal, file_facts
-from flexcim_flow.common.options import DEFAULT_VECTORS, Method, Score, Update
+from flexcim_flow.common.options import DEFAULT_VECTORS, Update
 from flexcim_flow.common.quiet import quiet
 from flexcim_flow.measure.evaluation import Evaluation, added_loss, evaluate
 from flexcim_flow.measure.multiple_choice import Question, answer, read_questions
@@ -42,9 +42,9 @@ class Way:
 
     Parameters
     ----------
-    method : Method
+    method : str
         Who chooses the patterns.
-    score : Score or None
+    score : str or None
         What masks are chosen by; None for the method's default.
     update : Update or None
         What happens to the kept weights; None for the method's default.
@@ -54,15 +54,15 @@ class Way:
         Seed of the calibration.
     """
 
-    method: Method
-    score: Score | None
+    method: str
+    score: str | None
     update: Update | None
     sparsity: float
     seed: int
 
     def __str__(self) -> str:
-        parts = [self.method.value, *(part.value for part in (self.score, self.update) if part is not None)]
-        return f"{' '.join(parts)} at {self.sparsity:g}, seed {self.seed}"
+        parts = [self.method, self.score, self.update and self.update.value]
+        return f"{' '.join(part for part in parts if part)} at {self.sparsity:g}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,9 @@ class Comparison:
 
 
 def ways_of(
-    methods: Sequence[Method],
+    methods: Sequence[str],
     updates: Sequence[Update],
-    score: Score | None,
+    score: str | None,
     sparsities: Sequence[float],
     seeds: Sequence[int],
 ) -> tuple[Way, ...]:
@@ -322,8 +322,8 @@ def _row(request: ComparisonRequest, way: Way, judge: _Judge, dense: Evaluation)
     accuracy, accuracy_error = judge.right(result.checkpoint.model)
     cycles, cycles_dense = _cycles(result, request.vectors)
     row = Row(
-        method=way.method.value,
-        score=result.treatment.score.value,
+        method=way.method,
+        score=result.treatment.score,
         update=result.treatment.update.value,
         seed=way.seed,
         sparsity_target=way.sparsity,
