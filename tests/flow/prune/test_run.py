@@ -209,7 +209,7 @@ def test_a_run_that_is_killed_at_any_point_gives_the_same_bytes_in_the_end(
         # An earlier result, of other options, that is to be replaced.
         prune_to(output, asked(folder, **options | {"sparsity": 0.25, "samples": 2, "length": 16}))
     words = [sys.executable, "-c", VICTIMS]
-    words += map(str, (output, folder, text, other, method.value, recover, seed, single))
+    words += map(str, (output, folder, text, other, method, recover, seed, single))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
