@@ -184,7 +184,7 @@ def test_imports_keep_the_direction_of_the_house(path: Path) -> None:
         ("flexcim_sim.golden.macro", "from ..bench import runner"),
         ("flexcim_sim.golden.macro", "from ...flexcim_hw import macro"),
         ("flexcim_sim.golden.macro", "import torch.nn.functional as F"),
-        ("flexcim_sim.bench.run.runner", "import flexcim_flow.prune.export"),
+        ("flexcim_sim.bench.run.runner", "import flexcim_flow.prune.folder"),
         ("flexcim_sim.bench.run.runner", "if TYPE_CHECKING:\n    from flexcim_sim.runtime import model"),
         ("flexcim_sim.runtime.model", "import flexcim_hw.macro.macro"),
         ("flexcim_sim.cli.verify", "from flexcim_hw import verilog"),
@@ -212,7 +212,7 @@ def test_the_import_rule_finds_what_is_forbidden(module: str, source: str) -> No
         ("flexcim_sim.cli.verify", "from flexcim_sim.demo import run"),
         (
             "flexcim_sim.demo.run",
-            "import flexcim_flow.prune.export\nfrom flexcim_hw import verilog\nimport torch",
+            "import flexcim_flow.prune.folder\nfrom flexcim_hw import verilog\nimport torch",
         ),
     ],
 )

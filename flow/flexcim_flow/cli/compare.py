@@ -26,7 +26,7 @@ from flexcim_flow.common.options import DEFAULT_SAMPLES, DEFAULT_VECTORS, Update
 from flexcim_flow.common.registry import UnknownNameError
 
 if TYPE_CHECKING:
-    from flexcim_flow.compare.comparison import Comparison
+    from flexcim_flow.compare.result import Comparison
 
 __all__ = ["compare"]
 
@@ -79,7 +79,7 @@ def compare(
     evaluate = chosen_text(evaluate, HELDOUT_TEXT, "--evaluate")
 
     # torch and transformers take seconds to import; --help and mistyped options need neither.
-    from flexcim_flow.compare.comparison import ComparisonRequest, ways_of
+    from flexcim_flow.compare.request import ComparisonRequest, ways_of
     from flexcim_flow.compare.run import compare_to
 
     request = ComparisonRequest(

@@ -16,7 +16,7 @@ from flexcim_flow.cli.inputs import CALIBRATION_TEXT, OptionError, chosen_text, 
 from flexcim_flow.common.options import DEFAULT_SAMPLES
 
 if TYPE_CHECKING:
-    from flexcim_flow.nest.model import NestedResult
+    from flexcim_flow.nest.result import NestedResult
 
 __all__ = ["nest"]
 

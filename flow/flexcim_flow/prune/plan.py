@@ -98,7 +98,7 @@ class Plan:
 
 
 def read_plan(path: str | os.PathLike[str]) -> Plan:
-    """Read what `flexcim_flow.prune.export.plan_document` made, perhaps edited.
+    """Read what `flexcim_flow.prune.report.plan_document` made, perhaps edited.
 
     Of a layer only ``pattern`` must be there.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 from torch import Tensor
 
@@ -16,22 +16,21 @@ from flexcim_flow.choice.evidence import Evidence, Selection
 from flexcim_flow.choice.problem import Choice, Problem, units_of
 from flexcim_flow.common.journal import Journal
 from flexcim_flow.common.quiet import quiet
+from flexcim_flow.common.steps import Progress, Steps
 from flexcim_flow.layer.quantization import activation_scale
 from flexcim_flow.layer.treatment import Numerics, prune_block
+from flexcim_flow.measure.stages import Meter
 from flexcim_flow.model.blocks import Block, LinearLayer
 from flexcim_flow.model.checkpoint import Checkpoint, load_checkpoint
 from flexcim_flow.passes.stream import BlockStream
 from flexcim_flow.prune.calibration import Calibration, calibrate, check_abilities
 from flexcim_flow.prune.recovery import recover
 from flexcim_flow.prune.request import PruneRequest
-from flexcim_flow.prune.result import PrunedLayer, PruneResult, quantized, quantized_dense
-from flexcim_flow.prune.stages import Meter
+from flexcim_flow.prune.result import Evaluations, PrunedLayer, PruneResult, quantized, quantized_dense
 from flexcim_flow.samples.text import check_unseen, read_text
+from flexcim_flow.samples.windows import EvaluationText, window_of
 
-__all__ = ["Progress", "problem_of", "prune"]
-
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called before each step with its name, the steps that are done, and the number of all steps."""
+__all__ = ["problem_of", "prune"]
 
 
 @quiet()
@@ -63,18 +62,22 @@ def prune(request: PruneRequest, *, progress: Progress | None = None, journal: J
     FlexCiMError
         If the checkpoint, a text or an option cannot be used; the message is one sentence.
     """
-    evaluation = None if request.evaluation is None else read_text(request.evaluation)
-    steps = _Steps(progress)
+    # Before the model, which takes longer: a text that is not there is told at once.
+    words = None if request.evaluation is None else read_text(request.evaluation)
+    steps = Steps(progress)
     steps.begin("loading the model")
     checkpoint = load_checkpoint(request.model, streamed=journal is not None, device=request.place)
-    check_abilities(request, checkpoint)
+    length = window_of(request.length, checkpoint)
+    check_abilities(request, checkpoint, length)
     problem = problem_of(request, checkpoint)
-    calibration = calibrate(request, checkpoint)
-    if evaluation is not None:
-        check_unseen(read_text(request.calibration), evaluation)
+    calibration = calibrate(request, checkpoint, length)
+    evaluation = None
+    if words is not None:
+        check_unseen(calibration.text, words)
+        evaluation = EvaluationText.of(words, checkpoint, length, request.stride)
     run = _Run(request, checkpoint, calibration, steps, journal)
     steps.total = run.length
-    meter = Meter(checkpoint, evaluation, calibration.length, request.stride, run.once, steps.begin)
+    meter = Meter(checkpoint, evaluation, run.once, steps.begin)
 
     meter.measure("dense")
     dense_scales = {} if evaluation is None else _scales(run)
@@ -99,27 +102,8 @@ def prune(request: PruneRequest, *, progress: Progress | None = None, journal: J
         selection=selection,
         recovery=losses,
         layers=layers,
-        evaluations=meter.evaluations,
+        evaluations=Evaluations(**meter.found) if meter.found else None,
     )
-
-
-class _Steps:
-    """Counts the steps of a run for whoever shows its progress."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress = progress
-        self._begun = 0
-        self.total = 1
-
-    def begin(self, name: str) -> None:
-        """Say that the next step begins."""
-        if self._progress is not None:
-            self._progress(name, self._begun, self.total)
-        self._begun += 1
-
-    def skip(self, steps: int) -> None:
-        """Count steps that an earlier process has taken."""
-        self._begun += steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +113,7 @@ class _Run:
     request: PruneRequest
     checkpoint: Checkpoint
     calibration: Calibration
-    steps: _Steps
+    steps: Steps
     journal: Journal | None
 
     @property

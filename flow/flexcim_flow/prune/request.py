@@ -1,90 +1,21 @@
-"""What a run of the pruner is asked for, said once: the library, the journal and the command all speak of it."""
+"""What pruning a model is asked for, said once: the library, the journal and the command all speak of it."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from typing import Any, TypeAlias
-
-import safetensors
-import torch
-import transformers
+from dataclasses import dataclass, field
+from typing import Any
 
 from flexcim.config.macro import PRESETS, MacroConfig
-from flexcim.errors import FlexCiMError
 from flexcim_flow.choice.budgets import Budget
 from flexcim_flow.choice.selector import DEFAULT_METHOD, SELECTORS, Selector
-from flexcim_flow.common.journal import file_facts, folder_facts
-from flexcim_flow.common.options import DEFAULT_SAMPLES, ActivationScale, Granularity, Update
+from flexcim_flow.common.options import ActivationScale, Granularity, Update
 from flexcim_flow.common.seeds import check_seed
+from flexcim_flow.common.setting import RequestError, Setting
 from flexcim_flow.layer.rule import SCORES
 from flexcim_flow.layer.treatment import Treatment
 from flexcim_flow.prune.plan import Plan
 
-__all__ = ["DeviceError", "PruneRequest", "RequestError", "Setting"]
-
-_Path: TypeAlias = str | os.PathLike[str]
-
-
-class RequestError(FlexCiMError):
-    """Options that mean nothing, or do not go together; the message is one sentence."""
-
-
-class DeviceError(FlexCiMError):
-    """A device that blocks cannot be computed on; the message is one sentence."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What every run needs: a model, and the texts that it is calibrated and measured on.
-
-    Parameters
-    ----------
-    model : path
-        Local folder of a checkpoint in Hugging Face format.
-    calibration : path
-        UTF-8 file to take the calibration samples from; for a model of images a safetensors file with ``pixel_values``
-        [images, channels, height, width], floating. ``measured`` sets an eighth of the text or the images apart, to
-        compare whole pruned models on. Masked language models read samples with masks if their tokenizer has one.
-    evaluation : path, optional
-        UTF-8 file to measure bits per byte on; it must share no long passage with the calibration text.
-    samples : int
-        Calibration samples.
-    length : int, optional
-        Tokens of a sample and of an evaluation window; by default 512, or the model's context if that is shorter.
-    stride : int, optional
-        Tokens from one evaluation window to the next; by default the length.
-
-    Raises
-    ------
-    RequestError
-        If a number of samples or tokens is not positive.
-    """
-
-    model: _Path
-    calibration: _Path
-    evaluation: _Path | None = None
-    samples: int = DEFAULT_SAMPLES
-    length: int | None = None
-    stride: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("samples", "length", "stride"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise RequestError(f"{name} must be at least 1, not {value}")
-
-    def facts(self) -> dict[str, Any]:
-        """All that the result depends on, as JSON's plain values; files by their checksums."""
-        return {
-            "samples": self.samples,
-            "length": self.length,
-            "stride": self.stride,
-            "model": folder_facts(self.model),
-            "calibration": file_facts(self.calibration),
-            "evaluation": file_facts(self.evaluation),
-            "versions": [safetensors.__version__, torch.__version__, transformers.__version__],
-        }
+__all__ = ["PruneRequest"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +24,12 @@ class PruneRequest(Setting):
 
     Parameters
     ----------
-    model, calibration, evaluation, samples, length, stride
+    model, evaluation, samples, length, stride, device
         As in `Setting`.
+    calibration : path
+        UTF-8 file to take the calibration samples from; for a model of images a safetensors file with ``pixel_values``
+        [images, channels, height, width], floating. ``measured`` sets an eighth of the text or the images apart, to
+        compare whole pruned models on. Masked language models read samples with masks if their tokenizer has one.
     config : MacroConfig
         The macro: its menu, and the widths of weights and activations.
     budget : Budget, optional
@@ -123,8 +58,6 @@ class PruneRequest(Setting):
     activation_percentile : float
         Percentile of the magnitudes that a layer's scale maps to the largest integer, above 0, up to 100, the largest;
         what is larger is clipped. Other than 100 only with `ActivationScale.TENSOR`.
-    device : str, optional
-        Where blocks are computed; by default CUDA if there is any, else the CPU.
 
     Raises
     ------
@@ -132,9 +65,9 @@ class PruneRequest(Setting):
         If options mean nothing or do not go together.
     """
 
-    config: MacroConfig = PRESETS["flexcim"]
+    config: MacroConfig = field(default=PRESETS["flexcim"], metadata={"fact": MacroConfig.to_mapping})
     budget: Budget | None = None
-    plan: Plan | None = None
+    plan: Plan | None = field(default=None, metadata={"fact": lambda plan: plan and plan.checksum()})
     method: str | None = None
     granularity: Granularity | None = None
     score: str | None = None
@@ -143,7 +76,6 @@ class PruneRequest(Setting):
     recover: int = 0
     activations: ActivationScale = ActivationScale.TOKEN
     activation_percentile: float = 100.0
-    device: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -211,36 +143,7 @@ class PruneRequest(Setting):
         """The percentile that layers' scales come from; None if each token has its own."""
         return self.activation_percentile if self.activations is ActivationScale.TENSOR else None
 
-    @property
-    def place(self) -> torch.device:
-        """The device.
-
-        Raises
-        ------
-        DeviceError
-            If it cannot be used.
-        """
-        try:
-            device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise DeviceError(f"device {self.device} cannot be used ({str(error).splitlines()[0]})") from None
-        return device
-
     def facts(self) -> dict[str, Any]:
-        """All that the result depends on, as JSON's plain values; files by their checksums."""
-        return {
-            "config": self.config.to_mapping(),
-            "budget": self.budget and repr(self.budget),
-            "plan": self.plan and self.plan.checksum(),
-            "method": self.method,
-            "granularity": self.granularity and self.granularity.value,
-            "score": self.treatment.score,
-            "update": self.treatment.update.value,
-            "seed": self.seed,
-            "recovery": self.recover,
-            "activations": self.activations.value,
-            "activation_percentile": self.activation_percentile,
-            "device": str(self.place),
-            **super().facts(),
-        }
+        """As in `Setting`; score and update are those that layers are treated with, whoever names them."""
+        treatment = self.treatment
+        return super().facts() | {"score": treatment.score, "update": treatment.update.value}

@@ -194,7 +194,7 @@ def test_bad_input_is_refused_in_one_sentence(model, text, tmp_path, capfd, monk
     foreign.mkdir()
     (foreign / "thesis.tex").touch()
     assert refused(capfd, model, "--sparsity", 0.5, "-o", foreign).endswith(
-        "foreign: holds 'thesis.tex', which is no result of flexcim prune, so it is not replaced"
+        "foreign: holds 'thesis.tex', which is no result of flexcim prune or nest, so it is not replaced"
     )
     monkeypatch.setattr(flexcim_flow.cli.prune, "CALIBRATION_TEXT", tmp_path / "missing")
     assert refused(capfd, model, *output) == (

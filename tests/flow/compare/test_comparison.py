@@ -13,7 +13,8 @@ from flexcim.config.pattern import Pattern
 from flexcim_flow.choice.budgets import CycleBudget
 from flexcim_flow.common.options import Update
 from flexcim_flow.compare import comparison
-from flexcim_flow.compare.comparison import ComparisonError, ComparisonRequest, compare, ways_of
+from flexcim_flow.compare.comparison import compare
+from flexcim_flow.compare.request import ComparisonError, ComparisonRequest, ways_of
 from flexcim_flow.measure.evaluation import added_loss
 from flexcim_flow.prune.pruner import prune
 from tests.support.prune_requests import asked

@@ -7,8 +7,8 @@ from dataclasses import fields, replace
 import pytest
 
 from flexcim.config.pattern import Pattern
+from flexcim_flow.common.setting import RequestError
 from flexcim_flow.nest.request import NestRequest
-from flexcim_flow.prune.request import RequestError
 
 
 @pytest.fixture
@@ -57,6 +57,7 @@ def test_the_facts_tell_every_option_apart(request_for, tmp_path):
         "rest": Pattern(2, 8),
         "share": 0.5,
         "seed": 1,
+        "device": "cpu:0",
     }
     assert changes.keys() == {field.name for field in fields(NestRequest)}
     facts = request_for.facts()

@@ -12,11 +12,14 @@ from flexcim.config.pattern import Pattern
 from flexcim_flow.choice.problem import Choice
 from flexcim_flow.choice.selector import SELECTORS
 from flexcim_flow.common.quiet import quiet
-from flexcim_flow.model.checkpoint import load_checkpoint
-from flexcim_flow.prune.calibration import PruneError, calibrate, check_abilities
+from flexcim_flow.model.checkpoint import Checkpoint, load_checkpoint
+from flexcim_flow.prune import calibration
+from flexcim_flow.prune.calibration import Calibration, PruneError
 from flexcim_flow.prune.plan import Plan
 from flexcim_flow.prune.pruner import prune
-from flexcim_flow.samples.text import set_apart
+from flexcim_flow.prune.request import PruneRequest
+from flexcim_flow.samples.text import TextError, set_apart
+from flexcim_flow.samples.windows import window_of
 from tests.support.model_families import MASK, tiny_family, tiny_inputs
 from tests.support.prune_requests import asked
 from tests.support.tiny_models import TEXT, byte_tokenizer, save_tiny, tiny_llama
@@ -32,6 +35,15 @@ def text(tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return save_tiny(tmp_path_factory.mktemp("model"), tiny_llama())
+
+
+def calibrate(request: PruneRequest, checkpoint: Checkpoint) -> Calibration:
+    """What the pruner calibrates on."""
+    return calibration.calibrate(request, checkpoint, window_of(request.length, checkpoint))
+
+
+def check_abilities(request: PruneRequest, checkpoint: Checkpoint) -> None:
+    calibration.check_abilities(request, checkpoint, window_of(request.length, checkpoint))
 
 
 def test_measured_choices_and_their_plans_set_the_same_part_apart(folder, text):
@@ -50,7 +62,7 @@ def test_measured_choices_and_their_plans_set_the_same_part_apart(folder, text):
 
 
 def test_windows_longer_than_the_context_are_refused(folder, text):
-    with pytest.raises(PruneError, match=r"^length must be at most the 64 tokens that the model sees at once, not 65$"):
+    with pytest.raises(TextError, match=r"^length must be at most the 64 tokens that the model sees at once, not 65$"):
         prune(asked(folder, sparsity=0.5, calibration=text, length=65))
     checkpoint = load_checkpoint(folder)
     assert calibrate(asked(folder, sparsity=0.5, calibration=text, samples=1), checkpoint).samples.shape == (1, 64)
@@ -60,7 +72,7 @@ def test_tokens_that_the_model_does_not_know_are_refused(text, tmp_path):
     model = tiny_llama()
     model.resize_token_embeddings(200)
     folder = save_tiny(tmp_path, model)
-    with pytest.raises(PruneError, match=r"gives token 2\d\d, but the model has only 200$"):
+    with pytest.raises(TextError, match=r"gives token 2\d\d, but the model has only 200$"):
         prune(asked(folder, sparsity=0.5, calibration=text))
 
 
@@ -103,7 +115,7 @@ def test_a_mask_that_the_model_does_not_know_is_refused(text, tmp_path):
         tokenizer = byte_tokenizer()
         tokenizer.add_special_tokens({"mask_token": "[MASK]"})
         tokenizer.save_pretrained(folder)
-    with pytest.raises(PruneError, match=r"^the tokenizer of bert gives token 256, but the model has only 256$"):
+    with pytest.raises(TextError, match=r"^the tokenizer of bert gives token 256, but the model has only 256$"):
         prune(asked(folder, sparsity=0.5, calibration=text, length=16))
 
 
@@ -164,7 +176,7 @@ def test_samples_of_one_token_predict_nothing_to_compare(folder, text):
 @pytest.mark.parametrize("samples", [10**9, 10**30])
 def test_samples_that_no_memory_holds_are_refused(samples, folder, text):
     with pytest.raises(
-        PruneError,
+        TextError,
         match=rf"^{samples} calibration samples of 32 tokens take at least \d+ GiB of memory, but this machine has \d+ "
         r"GiB; ask for fewer samples, or shorter ones$",
     ):

@@ -24,7 +24,8 @@ from flexcim_flow.common.quiet import quiet
 from flexcim_flow.layer.masks import nm_mask
 from flexcim_flow.layer.quantization import QuantizedLinear
 from flexcim_flow.measure.evaluation import evaluate
-from flexcim_flow.prune.export import ExportError, check_replaceable, pack_one, write_result
+from flexcim_flow.prune.folder import FolderError, check_replaceable, write_result
+from flexcim_flow.prune.packing import pack_one
 from flexcim_flow.prune.pruner import prune
 from flexcim_flow.samples.text import TextError, tokenize
 from tests.support.prune_requests import asked
@@ -233,15 +234,15 @@ def test_an_earlier_result_is_replaced_and_anything_else_is_not(result, tmp_path
     write_result(target, result)
     assert sorted(path.name for path in target.parent.iterdir()) == ["result"]
     (target / "notes.txt").touch()
-    with pytest.raises(ExportError, match=r"result: holds 'notes\.txt', which is no result of flexcim prune, so it is"):
+    with pytest.raises(FolderError, match=r"result: holds 'notes\.txt', which is no result of flexcim prune or nest, "):
         check_replaceable(target, tmp_path)
     (target / "notes.txt").unlink()
-    with pytest.raises(ExportError, match=r"result: holds the checkpoint .*checkpoint that is to be pruned, so it is"):
+    with pytest.raises(FolderError, match=r"result: holds the checkpoint .*checkpoint that is to be pruned, so it is"):
         check_replaceable(target, target / "checkpoint")
     (target / "report.json").write_text("{}")
-    with pytest.raises(ExportError, match=r"result: holds 'checkpoint', which is no result of flexcim prune"):
+    with pytest.raises(FolderError, match=r"result: holds 'checkpoint', which is no result of flexcim prune or nest"):
         check_replaceable(target, tmp_path)
-    with pytest.raises(ExportError, match=r"report\.json: is a file, so no folder can be written there$"):
+    with pytest.raises(FolderError, match=r"report\.json: is a file, so no folder can be written there$"):
         check_replaceable(target / "report.json", tmp_path)
     (tmp_path / "empty").mkdir()
     check_replaceable(tmp_path / "empty", tmp_path / "model")
@@ -250,7 +251,7 @@ def test_an_earlier_result_is_replaced_and_anything_else_is_not(result, tmp_path
 
 def test_nothing_is_left_of_a_result_that_cannot_be_written(result, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ExportError, match=r"result: cannot be written \(Not a directory\)$"):
+    with pytest.raises(FolderError, match=r"result: cannot be written \(Not a directory\)$"):
         write_result(tmp_path / "file" / "result", result)
     sparser = tile_layer(result.config, result.layers[0].tiling.outputs, result.layers[0].tiling.inputs, Pattern(1, 4))
     unpackable = replace(result, layers=(replace(result.layers[0], tiling=sparser),))

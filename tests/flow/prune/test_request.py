@@ -14,10 +14,11 @@ from flexcim_flow.choice.problem import Choice
 from flexcim_flow.choice.selector import SELECTORS
 from flexcim_flow.common.options import ActivationScale, Granularity, Update
 from flexcim_flow.common.seeds import SeedError
-from flexcim_flow.compare.comparison import ComparisonError, ComparisonRequest, ways_of
+from flexcim_flow.common.setting import DeviceError, RequestError
+from flexcim_flow.compare.request import ComparisonError, ComparisonRequest, ways_of
 from flexcim_flow.nest.request import NestRequest
 from flexcim_flow.prune.plan import Plan
-from flexcim_flow.prune.request import DeviceError, PruneRequest, RequestError
+from flexcim_flow.prune.request import PruneRequest
 from tests.support.prune_requests import asked
 
 PLAN = Plan(Path("plan.toml"), "paper", "ria", None, {"layer": Choice(Pattern(2, 4), 0.5, "so")})
@@ -123,7 +124,7 @@ def test_the_facts_tell_every_option_apart(request_for, tmp_path):
         "recover": 2,
         "activations": ActivationScale.TENSOR,
         "activation_percentile": 99.0,
-        "device": "meta",
+        "device": "cpu:0",
     }
     assert changes.keys() == {field.name for field in fields(PruneRequest)}
     facts = request_for.facts()

@@ -23,6 +23,7 @@ from flexcim_flow.choice.problem import SelectionError
 from flexcim_flow.common.journal import JournalError
 from flexcim_flow.common.options import ActivationScale, Update
 from flexcim_flow.common.quiet import quiet
+from flexcim_flow.common.setting import DeviceError
 from flexcim_flow.layer.masks import nm_mask
 from flexcim_flow.layer.quantization import quantize_weights
 from flexcim_flow.measure.evaluation import evaluate
@@ -30,9 +31,8 @@ from flexcim_flow.model import checkpoint
 from flexcim_flow.model.blocks import find_blocks
 from flexcim_flow.model.weights import Weights
 from flexcim_flow.prune import pruner
-from flexcim_flow.prune.export import ExportError, write_result
+from flexcim_flow.prune.folder import FolderError, write_result
 from flexcim_flow.prune.pruner import prune
-from flexcim_flow.prune.request import DeviceError
 from flexcim_flow.prune.run import prune_to
 from flexcim_flow.samples.text import tokenize
 from tests.support.model_families import tiny_family, tiny_inputs
@@ -403,7 +403,7 @@ def test_a_full_disk_is_told_in_one_sentence_and_nothing_is_half_written(limit, 
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
         with pytest.raises(
-            ExportError, match=r"out: cannot be written \(File too large\); what is finished is kept in"
+            FolderError, match=r"out: cannot be written \(File too large\); what is finished is kept in"
         ):
             prune_to(tmp_path / "out", asked(folder, calibration=text, **OPTIONS))
     finally:

@@ -21,12 +21,12 @@ from flexcim.packed.tiling import unpack_layer
 from flexcim_flow.common.quiet import quiet
 from flexcim_flow.layer.updates import row_errors
 from flexcim_flow.model.checkpoint import load_checkpoint
-from flexcim_flow.nest import model as nested_model
-from flexcim_flow.nest.model import NestError, default_rest
+from flexcim_flow.nest import nester
+from flexcim_flow.nest.layers import NestError, default_rest
 from flexcim_flow.nest.request import NestRequest
 from flexcim_flow.nest.run import nest_to
-from flexcim_flow.prune.calibration import PruneError
-from flexcim_flow.prune.export import ExportError
+from flexcim_flow.prune.folder import FolderError
+from flexcim_flow.samples.text import TextError
 from tests.support.model_families import tiny_family
 from tests.support.tiny_models import OTHER_TEXT, TEXT, save_tiny, tiny_llama, tiny_mamba2
 
@@ -168,7 +168,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(pruned, text, tmp_path, m
         return kept(*arguments, **options)
 
     kept = flexcim_flow.nest.weights.nest
-    monkeypatch.setattr(nested_model, "nest", killed)
+    monkeypatch.setattr(nester, "nest", killed)
     with pytest.raises(KeyboardInterrupt):
         nested(pruned, text, tmp_path / "out", share=0.5)
     assert (tmp_path / "out.partial").is_dir()
@@ -241,8 +241,8 @@ def test_options_that_cannot_be_are_told(pruned, text, tmp_path, capfd):
     out = tmp_path / "out"
     message = r"layer '.*': pattern 3:8 is not on the menu"
     refused(NestError, message, text, out, *pruned, rest=Pattern(3, 8))
-    refused(PruneError, "length must be at most the 64 tokens", text, out, *pruned, length=65)
-    refused(PruneError, r"^1000000000 calibration samples of 32 tokens take", text, out, *pruned, samples=10**9)
+    refused(TextError, "length must be at most the 64 tokens", text, out, *pruned, length=65)
+    refused(TextError, r"^1000000000 calibration samples of 32 tokens take", text, out, *pruned, samples=10**9)
     arguments = ["nest", *map(str, pruned), "-o", str(out), "--rest", "most"]
     assert main(arguments) == 2
     assert capfd.readouterr().err == "flexcim: --rest: a pattern must be written n:m, such as 4:8, not 'most'\n"
@@ -255,7 +255,7 @@ def test_models_that_do_not_belong_together_are_told(text, tmp_path):
     prune(mamba, tmp_path / "pruned", text, 0.5)
     out = tmp_path / "out"
     refused(NestError, r"pruned has no layer 'model\.layers\.0\.self_attn", text, out, llama, tmp_path / "pruned")
-    refused(ExportError, r"pruned: holds the checkpoint", text, tmp_path / "pruned", llama, tmp_path / "pruned")
+    refused(FolderError, r"pruned: holds the checkpoint", text, tmp_path / "pruned", llama, tmp_path / "pruned")
     small = tiny_mamba2()
     small.backbone.layers = small.backbone.layers[:2]
     small.config.num_hidden_layers = 2
@@ -305,5 +305,5 @@ def test_a_model_without_a_next_token_is_told(text, tmp_path):
 def test_a_place_that_cannot_be_written_is_told(pruned, text, tmp_path):
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o500)
-    with pytest.raises(ExportError, match=r"locked/out: cannot be written \(Permission denied\)"):
+    with pytest.raises(FolderError, match=r"locked/out: cannot be written \(Permission denied\)"):
         nested(pruned, text, locked / "out")
