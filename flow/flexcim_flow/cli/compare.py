@@ -12,9 +12,11 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from flexcim_flow.choice.selector import SELECTORS
 from flexcim_flow.cli import options
 from flexcim_flow.cli.inputs import OptionError, chosen_macro, shown_progress
-from flexcim_flow.common.options import DEFAULT_VECTORS, Method, Score, Update
+from flexcim_flow.common.options import DEFAULT_VECTORS, Update
+from flexcim_flow.common.registry import UnknownNameError
 
 if TYPE_CHECKING:
     from flexcim_flow.compare.result import Comparison
@@ -31,12 +33,16 @@ def compare(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; an earlier comparison is replaced.")],
     *,
     methods: Annotated[
-        str, typer.Option(help="How patterns are chosen, with commas. owl and paper may drop more than you ask for.")
-    ] = "measured,paper,uniform,owl",
+        str,
+        typer.Option(
+            help=f"How patterns are chosen, with commas: {', '.join(SELECTORS)}. owl and paper may drop more than you "
+            "ask for."
+        ),
+    ] = ",".join(SELECTORS.own),
     updates: Annotated[
         str, typer.Option(help="How kept weights make up for dropped ones, with commas. \\[default: each method's own]")
     ] = "",
-    score: Annotated[Score | None, typer.Option(help="How weights are ranked. \\[default: each method's own]")] = None,
+    score: options.Score = None,
     sparsities: Annotated[
         str, typer.Option(help="Shares of the blocks' weights to drop, with commas.")
     ] = "0.5,0.6,0.7",
@@ -58,7 +64,7 @@ def compare(
     A run that was killed goes on with the next row when you give the same command again.
     """
     macro = chosen_macro(config, preset_name)
-    chosen_methods, chosen_updates = _options(methods, Method, "--methods"), _options(updates, Update, "--updates")
+    chosen_methods, chosen_updates = _methods(methods), _options(updates, Update, "--updates")
     targets = _numbers(sparsities, float, "--sparsities")
     draws = _numbers(seeds, int, "--seeds")
 
@@ -84,12 +90,20 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
+def _methods(text: str) -> list[str]:
+    """The methods that a list with commas names."""
+    try:
+        return [SELECTORS.check(word) for word in _words(text)]
+    except UnknownNameError as error:
+        raise OptionError(f"--methods: {error}") from None
+
+
 def _options(text: str, kind: type[_Option], option: str) -> list[_Option]:
     """The members that a list with commas names."""
     known = {member.value: member for member in kind}
     for word in _words(text):
         if word not in known:
-            raise OptionError(f"{option} must be of {', '.join(known)}, not {word!r}")
+            raise OptionError(f"{option} must be one of {', '.join(known)}, not {word!r}")
     return [known[word] for word in _words(text)]
 
 
@@ -139,6 +153,6 @@ def _show_overshoots(comparison: Comparison) -> None:
         asked = row.method, row.sparsity_target
         chosen[asked] = max(row.sparsity_chosen, chosen.get(asked, 0.0))
     for (method, target), sparsity in chosen.items():
-        told = overshoot(Method(method), target, sparsity)
+        told = overshoot(method, target, sparsity)
         if told is not None:
             print(told)

@@ -11,10 +11,11 @@ from typing import Annotated, Any, TypeAlias, get_type_hints
 
 import typer
 
-from flexcim_flow.cli.inputs import CALIBRATION_TEXT, HELDOUT_TEXT, chosen_text
+from flexcim_flow.cli.inputs import CALIBRATION_TEXT, HELDOUT_TEXT, chosen_text, named
 from flexcim_flow.common.options import DEFAULT_LENGTH, DEFAULT_SAMPLES
+from flexcim_flow.layer.rule import SCORES
 
-__all__ = ["ComparisonOptions", "Config", "Output", "Preset", "Seed", "SettingOptions", "unfolded"]
+__all__ = ["ComparisonOptions", "Config", "Output", "Preset", "Score", "Seed", "SettingOptions", "unfolded"]
 
 Output: TypeAlias = Annotated[
     Path, typer.Option("--output", "-o", help="Folder to write; an earlier result is replaced.")
@@ -22,6 +23,14 @@ Output: TypeAlias = Annotated[
 Config: TypeAlias = Annotated[Path | None, typer.Option(help="Configuration of the macro, a TOML file.")]
 Preset: TypeAlias = Annotated[
     str | None, typer.Option("--preset", help="Name of a configuration, see flexcim presets. \\[default: flexcim]")
+]
+Score: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        parser=named(SCORES),
+        metavar="SCORE",
+        help=f"How weights are ranked: {', '.join(SCORES)}. \\[default: the plan's, else the method's own]",
+    ),
 ]
 Seed: TypeAlias = Annotated[int, typer.Option(min=0, help="Seed that draws the calibration samples.")]
 

@@ -11,9 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from flexcim_flow.choice.selector import DEFAULT_METHOD, SELECTORS
 from flexcim_flow.cli import options
-from flexcim_flow.cli.inputs import OptionError, chosen_macro, shown_progress
-from flexcim_flow.common.options import DEFAULT_VECTORS, ActivationScale, Granularity, Method, Score, Update
+from flexcim_flow.cli.inputs import OptionError, chosen_macro, named, shown_progress
+from flexcim_flow.common.options import DEFAULT_VECTORS, ActivationScale, Granularity, Update
 
 if TYPE_CHECKING:
     from flexcim_flow.prune.result import Evaluations, PruneResult
@@ -47,27 +48,23 @@ def prune(
         typer.Option(help=f"With --budget cycles: vectors to count them for. \\[default: {DEFAULT_VECTORS}]"),
     ] = None,
     method: Annotated[
-        Method | None,
+        str | None,
         typer.Option(
-            help="How patterns are chosen. owl and paper may drop more than you ask for. \\[default: measured]",
+            parser=named(SELECTORS),
+            metavar="METHOD",
+            help=f"How patterns are chosen: {', '.join(SELECTORS)}. owl and paper may drop more than you ask for. "
+            f"\\[default: {DEFAULT_METHOD}]",
             show_default=False,
         ),
     ] = None,
-    score: Annotated[
-        Score | None,
-        typer.Option(help="How weights are ranked. \\[default: the plan's; obs for measured, else wanda]"),
-    ] = None,
+    score: options.Score = None,
     update: Annotated[
         Update | None,
-        typer.Option(
-            help="How kept weights make up for dropped ones. \\[default: the plan's; lsq for measured, else none]"
-        ),
+        typer.Option(help="How kept weights make up for dropped ones. \\[default: the plan's, else the method's own]"),
     ] = None,
     granularity: Annotated[
         Granularity | None,
-        typer.Option(
-            help="Whether each layer or each block gets one pattern. \\[default: block for paper, else layer]"
-        ),
+        typer.Option(help="Whether each layer or each block gets one pattern. \\[default: the method's own]"),
     ] = None,
     config: options.Config = None,
     preset_name: options.Preset = None,

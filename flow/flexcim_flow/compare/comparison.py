@@ -113,8 +113,8 @@ def _row(request: ComparisonRequest, way: Way, judge: _Judge, dense: Evaluation)
     accuracy, accuracy_error = judge.right(result.checkpoint.model)
     cycles, cycles_dense = _cycles(result, request.vectors)
     row = Row(
-        method=way.method.value,
-        score=result.treatment.score.value,
+        method=way.method,
+        score=result.treatment.score,
         update=result.treatment.update.value,
         seed=way.seed,
         sparsity_target=way.sparsity,

@@ -10,7 +10,7 @@ from itertools import product
 from flexcim.config.macro import PRESETS, MacroConfig
 from flexcim.errors import FlexCiMError
 from flexcim_flow.choice.budgets import SparsityBudget
-from flexcim_flow.common.options import DEFAULT_VECTORS, Method, Score, Update
+from flexcim_flow.common.options import DEFAULT_VECTORS, Update
 from flexcim_flow.common.setting import FILE, Setting
 from flexcim_flow.prune.request import PruneRequest
 
@@ -27,9 +27,9 @@ class Way:
 
     Parameters
     ----------
-    method : Method
+    method : str
         Who chooses the patterns.
-    score : Score or None
+    score : str or None
         What masks are chosen by; None for the method's default.
     update : Update or None
         What happens to the kept weights; None for the method's default.
@@ -39,21 +39,21 @@ class Way:
         Seed of the calibration.
     """
 
-    method: Method
-    score: Score | None
+    method: str
+    score: str | None
     update: Update | None
     sparsity: float
     seed: int
 
     def __str__(self) -> str:
-        parts = [self.method.value, *(part.value for part in (self.score, self.update) if part is not None)]
-        return f"{' '.join(parts)} at {self.sparsity:g}, seed {self.seed}"
+        parts = [self.method, self.score, self.update and self.update.value]
+        return f"{' '.join(part for part in parts if part)} at {self.sparsity:g}, seed {self.seed}"
 
 
 def ways_of(
-    methods: Sequence[Method],
+    methods: Sequence[str],
     updates: Sequence[Update],
-    score: Score | None,
+    score: str | None,
     sparsities: Sequence[float],
     seeds: Sequence[int],
 ) -> tuple[Way, ...]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from flexcim.errors import FlexCiMError
-from flexcim_flow.common.options import GUARD_SAMPLES, MEASURED_IMAGES, Method
+from flexcim_flow.choice.selector import SELECTORS
+from flexcim_flow.common.options import GUARD_SAMPLES, MEASURED_IMAGES
 from flexcim_flow.model.checkpoint import Checkpoint
 from flexcim_flow.prune.request import PruneRequest
 from flexcim_flow.samples.images import draw_images, read_images, set_images_apart
@@ -74,7 +75,7 @@ def calibrate(request: PruneRequest, checkpoint: Checkpoint, length: int) -> Cal
 def _of_images(request: PruneRequest, checkpoint: Checkpoint, length: int) -> Calibration:
     images = read_images(request.calibration)
     _check_images(checkpoint, images)
-    measured, apart = set_images_apart(images) if request.chooser is Method.MEASURED else (images, images[:0])
+    measured, apart = set_images_apart(images) if request.selector.compares else (images, images[:0])
     samples = draw_images(measured, request.samples, request.seed)
     guard = draw_images(apart, min(request.samples, MEASURED_IMAGES), request.seed)
     return Calibration(length, samples, guard, "", samples.new_empty(0).long())
@@ -86,8 +87,8 @@ def _of_text(request: PruneRequest, checkpoint: Checkpoint, length: int) -> Cali
     # A sample of the recovery has one token more: the one that its last predicts.
     if request.recover and len(tokens) <= length:
         raise PruneError(f"a recovery needs a calibration text of more than {length} tokens, not {len(tokens)}")
-    # A measured plan is applied to the samples that it was chosen with.
-    measured, apart = set_apart(tokens, length) if request.chooser is Method.MEASURED else (tokens, tokens[:0])
+    # A plan is applied to the samples that it was chosen with.
+    measured, apart = set_apart(tokens, length) if request.selector.compares else (tokens, tokens[:0])
     samples = draw_samples(measured, request.samples, length, request.seed)
     guard = samples[:0]
     if len(apart):
@@ -132,8 +133,8 @@ def check_abilities(request: PruneRequest, checkpoint: Checkpoint, length: int) 
         check_memory(request.samples, length, checkpoint)
     elif request.length is not None:
         raise PruneError(f"{checkpoint.name} reads images, which have no tokens, so that a length has no effect")
-    if request.plan is None and request.chooser is Method.MEASURED:
-        _check_compared(checkpoint, length)
+    if request.plan is None and request.selector.compares:
+        _check_compared(request.chooser, checkpoint, length)
     if checkpoint.model.can_generate():
         return
     unable = f"{checkpoint.name} does not predict the next token"
@@ -143,22 +144,22 @@ def check_abilities(request: PruneRequest, checkpoint: Checkpoint, length: int) 
         raise PruneError(f"{unable}, so there is no loss to recover it by; recovery steps must be 0")
 
 
-def _check_compared(checkpoint: Checkpoint, length: int) -> None:
-    """PruneError if the model's answers are no probabilities that `Method.MEASURED` could compare, or it gives none."""
-    others = ", ".join(other.value for other in Method if other is not Method.MEASURED)
+def _check_compared(method: str, checkpoint: Checkpoint, length: int) -> None:
+    """PruneError if the model's answers are no probabilities that a method could compare, or it gives none."""
+    others = ", ".join(name for name in SELECTORS.own if not SELECTORS[name].compares)
     if checkpoint.tokenizer is not None:
         # What the last token of a sample foretells is not in the sample.
         if checkpoint.model.can_generate() and length < 2:
             raise PruneError(
-                "method measured compares what the model predicts within a sample, which takes a length of at least 2, "
-                f"not 1; use {others}"
+                f"method {method} compares what the model predicts within a sample, which takes a length of at least "
+                f"2, not 1; use {others}"
             )
         return
     config = checkpoint.model.config
     task = config.problem_type or "single_label_classification"
     if config.num_labels < 2 or task != "single_label_classification":
         raise PruneError(
-            f"{checkpoint.name} has num_labels {config.num_labels} and problem_type {task}, but method measured "
+            f"{checkpoint.name} has num_labels {config.num_labels} and problem_type {task}, but method {method} "
             f"compares probabilities of 2 or more labels that exclude each other; use {others}"
         )
 

@@ -12,12 +12,9 @@ from torch import Tensor
 from flexcim.files import new_folder
 from flexcim.packed.tiling import tile_layer
 from flexcim_flow.choice.budgets import pose
-from flexcim_flow.choice.paper import candidates
+from flexcim_flow.choice.evidence import Evidence, Selection
 from flexcim_flow.choice.problem import Choice, Problem, units_of
-from flexcim_flow.choice.search import Evidence, Selection, choose, fits_in_memory
-from flexcim_flow.choice.streamed import searched
 from flexcim_flow.common.journal import Journal
-from flexcim_flow.common.options import Method
 from flexcim_flow.common.quiet import quiet
 from flexcim_flow.common.steps import Progress, Steps
 from flexcim_flow.layer.quantization import activation_scale
@@ -155,7 +152,7 @@ def problem_of(request: PruneRequest, checkpoint: Checkpoint) -> Problem | None:
         request.plan.check(checkpoint.name, names, request.config.patterns)
         return None
     assert request.budget is not None, "a request has a budget or a plan"
-    menu = candidates(request.config.patterns) if request.chooser is Method.PAPER else request.config.patterns
+    menu = request.selector.menu(request.config.patterns)
     return pose(units_of(shapes, by_block=request.by_block), menu, request.budget)
 
 
@@ -168,20 +165,15 @@ def _choose(run: _Run, problem: Problem | None) -> Selection | None:
     layers = {layer.name: layer for block in run.blocks for layer in block.layers}
     block_of = {layer.name: block for block in run.blocks for layer in block.layers}
     units = tuple(tuple(layers[name] for name in unit.layers) for unit in problem.units)
-    measuring = request.chooser is Method.MEASURED
+    selector = request.selector
 
     def select() -> dict[str, Any]:
-        samples = run.calibration.samples
-        watched = BlockStream(
-            run.checkpoint.model,
-            run.blocks,
-            searched(samples, units) if measuring else samples,
-            moments=measuring and fits_in_memory(problem, units),
-        )
+        model, samples = run.checkpoint.model, run.calibration.samples
+        needs = selector.needs(problem, units, samples)
         evidence = Evidence(
-            model=run.checkpoint.model,
+            model=model,
             units=units,
-            dense={} if request.chooser is Method.UNIFORM else watched.dense,
+            dense={} if needs is None else BlockStream(model, run.blocks, needs.samples, moments=needs.moments).dense,
             treatment=request.treatment,
             samples=samples,
             guard=run.calibration.guard,
@@ -191,7 +183,9 @@ def _choose(run: _Run, problem: Problem | None) -> Selection | None:
             once=run.once,
             loaded=lambda layer: block_of[layer.name].loaded(),
         )
-        return choose(request.chooser, problem, evidence).to_mapping()
+        selection = selector.choose(problem, evidence)
+        selection.check(request.chooser, problem)
+        return selection.to_mapping()
 
     return Selection.from_mapping(run.once("selection", select))
 
@@ -232,7 +226,8 @@ def _prune_blocks(run: _Run, choices: Mapping[str, Choice]) -> tuple[dict[str, N
 def _prune_block(run: _Run, stream: BlockStream, block: Block, choices: Mapping[str, Choice]) -> dict[str, Numerics]:
     """Prune a block on the inputs that it gets; its weights are then what they will be on disk."""
     treatment = run.request.treatment
-    found = prune_block(block, choices, treatment, stream.measure(moments=treatment.needs_moments))
+    patterns = {layer.name: choices[layer.name].pattern for layer in block.layers}
+    found = prune_block(block, patterns, treatment, stream.measure(moments=treatment.needs_moments))
     run.checkpoint.settle(block)
     return found
 

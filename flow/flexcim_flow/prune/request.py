@@ -7,11 +7,12 @@ from typing import Any
 
 from flexcim.config.macro import PRESETS, MacroConfig
 from flexcim_flow.choice.budgets import Budget
-from flexcim_flow.choice.search import default_granularity
-from flexcim_flow.common.options import ActivationScale, Granularity, Method, Score, Update
+from flexcim_flow.choice.selector import DEFAULT_METHOD, SELECTORS, Selector
+from flexcim_flow.common.options import ActivationScale, Granularity, Update
 from flexcim_flow.common.seeds import check_seed
 from flexcim_flow.common.setting import RequestError, Setting
-from flexcim_flow.layer.treatment import Treatment, default_treatment
+from flexcim_flow.layer.rule import SCORES
+from flexcim_flow.layer.treatment import Treatment
 from flexcim_flow.prune.plan import Plan
 
 __all__ = ["PruneRequest"]
@@ -35,16 +36,17 @@ class PruneRequest(Setting):
         What limits the choice of patterns; either this or a plan.
     plan : Plan, optional
         The pattern of each layer, so that nothing needs to be chosen; it excludes budget, method and granularity.
-    method : Method, optional
-        Who chooses the patterns; by default ``measured``.
+    method : str, optional
+        Who chooses the patterns, a name in `flexcim_flow.choice.selector.SELECTORS`; by default ``measured``.
     granularity : Granularity, optional
-        What gets a pattern of its own; by default each block for ``paper``, and each layer for the others.
-    score : Score, optional
-        What masks are chosen by; by default what the plan says, else `Score.OBS` for ``measured`` and plans, and
-        `Score.WANDA` for other methods.
+        What gets a pattern of its own; by default what the method says: each block for ``paper``, each layer for
+        FlexCiM's others.
+    score : str, optional
+        What masks are chosen by, a name in `flexcim_flow.layer.rule.SCORES`; by default what the plan says, else what
+        the method says, and for plans what ``measured`` says: ``obs`` for that, ``wanda`` for FlexCiM's others.
     update : Update, optional
-        What happens to the kept weights; by default what the plan says, else `Update.LSQ` for ``measured`` and plans,
-        and nothing for other methods.
+        What happens to the kept weights; by default what the plan says, else what the method says, and for plans
+        what ``measured`` says: `Update.LSQ` for that, `Update.NONE` for FlexCiM's others.
     seed : int
         Seed of the samples' places, of the masks' places in them, of the labels that ``measured`` draws, and of the
         recovery's samples.
@@ -59,16 +61,16 @@ class PruneRequest(Setting):
 
     Raises
     ------
-    RequestError, SeedError
+    RequestError, SeedError, UnknownNameError
         If options mean nothing or do not go together.
     """
 
     config: MacroConfig = field(default=PRESETS["flexcim"], metadata={"fact": MacroConfig.to_mapping})
     budget: Budget | None = None
     plan: Plan | None = field(default=None, metadata={"fact": lambda plan: plan and plan.checksum()})
-    method: Method | None = None
+    method: str | None = None
     granularity: Granularity | None = None
-    score: Score | None = None
+    score: str | None = None
     update: Update | None = None
     seed: int = 0
     recover: int = 0
@@ -82,6 +84,10 @@ class PruneRequest(Setting):
         for name in ("budget", "method", "granularity"):
             if self.plan is not None and getattr(self, name) is not None:
                 raise RequestError(f"a plan names the pattern of each layer, so that it excludes a {name}")
+        if self.method is not None:
+            SELECTORS.check(self.method)
+        if self.score is not None:
+            SCORES.check(self.score)
         check_seed(self.seed)
         if self.recover < 0:
             raise RequestError(f"recovery steps must be at least 0, not {self.recover}")
@@ -96,26 +102,41 @@ class PruneRequest(Setting):
             )
 
     @property
-    def chooser(self) -> Method:
+    def chooser(self) -> str:
         """The method that chooses the patterns, or has chosen those of the plan."""
-        return (self.method or Method.MEASURED) if self.plan is None else self.plan.method
+        return (self.method or DEFAULT_METHOD) if self.plan is None else self.plan.method
+
+    @property
+    def selector(self) -> Selector:
+        """Who that is.
+
+        Raises
+        ------
+        PluginError
+            If another package adds the method, and it cannot be used.
+        """
+        return SELECTORS[self.chooser]
 
     @property
     def source(self) -> str:
         """Where the patterns come from: the method's name, or ``plan``."""
-        return self.chooser.value if self.plan is None else "plan"
+        return self.chooser if self.plan is None else "plan"
 
     @property
     def by_block(self) -> bool:
         """Whether a block has one pattern for all its layers."""
-        return (self.granularity or default_granularity(self.chooser)) is Granularity.BLOCK
+        return (self.granularity or self.selector.granularity) is Granularity.BLOCK
 
     @property
     def treatment(self) -> Treatment:
         """How a layer is pruned once its pattern is known."""
         if self.plan is None:
-            return default_treatment(self.chooser, self.score, self.update)
-        return default_treatment(Method.MEASURED, self.score or self.plan.score, self.update or self.plan.update)
+            default = self.selector
+            return Treatment(self.score or default.score, self.update or default.update)
+        default = SELECTORS[DEFAULT_METHOD]
+        return Treatment(
+            self.score or self.plan.score or default.score, self.update or self.plan.update or default.update
+        )
 
     @property
     def percentile(self) -> float | None:
@@ -125,4 +146,4 @@ class PruneRequest(Setting):
     def facts(self) -> dict[str, Any]:
         """As in `Setting`; score and update are those that layers are treated with, whoever names them."""
         treatment = self.treatment
-        return super().facts() | {"score": treatment.score.value, "update": treatment.update.value}
+        return super().facts() | {"score": treatment.score, "update": treatment.update.value}

@@ -137,7 +137,7 @@ def prune_model(job: PruneJob) -> PruneOutcome:
     import torch
 
     from flexcim_flow.choice.budgets import SparsityBudget
-    from flexcim_flow.common.options import Method, Score, Update
+    from flexcim_flow.common.options import Update
     from flexcim_flow.common.quiet import quiet
     from flexcim_flow.prune.packing import pack
     from flexcim_flow.prune.pruner import prune
@@ -152,8 +152,8 @@ def prune_model(job: PruneJob) -> PruneOutcome:
         evaluation=job.heldout,
         config=job.config,
         budget=SparsityBudget(job.sparsity),
-        method=Method.PAPER,
-        score=Score.WANDA,
+        method="paper",
+        score="wanda",
         update=Update.NONE,
         seed=job.seed,
         device="cpu",

@@ -22,8 +22,11 @@ def inputs(tmp_path_factory):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--methods", "measured,wanda"), "--methods must be of measured, paper, uniform, owl, not 'wanda'"),
-        (("--updates", "all"), "--updates must be of none, lsq, obs, not 'all'"),
+        (
+            ("--methods", "measured,wanda"),
+            "--methods: method must be one of measured, paper, uniform, owl, not 'wanda'",
+        ),
+        (("--updates", "all"), "--updates must be one of none, lsq, obs, not 'all'"),
         (("--sparsities", "0.5,half"), "--sparsities must be numbers with commas between them, not '0.5,half'"),
         (("--seeds", "1.5"), "--seeds must be numbers with commas between them, not '1.5'"),
         (("--methods", ""), "a comparison needs at least one method, one sparsity and one seed"),

@@ -9,7 +9,7 @@ import pytest
 from flexcim.config.macro import PRESETS
 from flexcim.config.pattern import Pattern
 from flexcim_flow.choice.budgets import CycleBudget
-from flexcim_flow.common.options import Method, Update
+from flexcim_flow.common.options import Update
 from flexcim_flow.compare.comparison import compare
 from flexcim_flow.compare.request import ComparisonRequest, ways_of
 from flexcim_flow.measure.evaluation import added_loss
@@ -30,7 +30,7 @@ def test_each_row_is_what_pruning_by_itself_gives(inputs, written):
                 sparsity=row["sparsity_target"],
                 calibration=text,
                 evaluation=other,
-                method=Method(row["method"]),
+                method=row["method"],
                 update=Update(row["update"]),
                 samples=4,
                 length=32,
@@ -56,6 +56,6 @@ def test_each_row_is_what_pruning_by_itself_gives(inputs, written):
 
 def test_a_text_that_was_calibrated_on_measures_nothing(inputs):
     model, text, *_ = inputs
-    ways = ways_of([Method.UNIFORM], [], None, [0.5], [0])
+    ways = ways_of(["uniform"], [], None, [0.5], [0])
     with pytest.raises(ValueError, match=r"^the evaluation text shares a passage of 128 or more characters"):
         compare(ComparisonRequest(model=model, ways=ways, calibration=text, evaluation=text, samples=2, vectors=4))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from flexcim_flow.common.options import Method
 from flexcim_flow.prune.folder import write_result
 from flexcim_flow.prune.pruner import prune
 from tests.support.prune_requests import asked
@@ -44,7 +43,7 @@ def result(folder, text, other):
             sparsity=0.6,
             calibration=text,
             evaluation=other,
-            method=Method.PAPER,
+            method="paper",
             samples=5,
             length=40,
             seed=7,

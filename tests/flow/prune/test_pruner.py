@@ -15,7 +15,7 @@ from flexcim.config.macro import PRESETS
 from flexcim.config.pattern import Pattern
 from flexcim_flow.choice.budgets import CycleBudget
 from flexcim_flow.choice.problem import SelectionError
-from flexcim_flow.common.options import ActivationScale, Granularity, Method, Score, Update
+from flexcim_flow.common.options import ActivationScale, Granularity, Update
 from flexcim_flow.layer.masks import nm_mask
 from flexcim_flow.prune.folder import write_result
 from flexcim_flow.prune.packing import pack_one
@@ -76,7 +76,7 @@ def test_the_integer_model_is_close_to_the_pruned_one(result):
 
 def test_the_same_seed_gives_the_same_result(result, folder, text):
     again, other = (
-        prune(asked(folder, sparsity=TARGET, calibration=text, method=Method.PAPER, samples=5, length=40, seed=seed))
+        prune(asked(folder, sparsity=TARGET, calibration=text, method="paper", samples=5, length=40, seed=seed))
         for seed in (7, 8)
     )
     assert again.selection == result.selection
@@ -93,7 +93,7 @@ def test_one_scale_for_a_whole_tensor_is_calibrated(folder, text):
             folder,
             sparsity=0.5,
             calibration=text,
-            method=Method.PAPER,
+            method="paper",
             samples=3,
             length=30,
             activations=ActivationScale.TENSOR,
@@ -112,9 +112,7 @@ def test_one_scale_for_a_whole_tensor_is_calibrated(folder, text):
 
 def test_narrow_macros_get_narrow_integers(folder, text):
     config = replace(PRESETS["flexcim"], weight_bits=4, activation_bits=4)
-    result = prune(
-        asked(folder, sparsity=0.5, calibration=text, method=Method.PAPER, samples=2, length=16, config=config)
-    )
+    result = prune(asked(folder, sparsity=0.5, calibration=text, method="paper", samples=2, length=16, config=config))
     layer = result.layers[0]
     assert layer.integers()[0].abs().max() == 7
     assert np.abs(result.activations([layer.name], 8)[layer.name]).max() == 7
@@ -172,7 +170,7 @@ def test_flow_by_default_updates_what_it_keeps(folder, text, other, result):
         measured.request.source,
         measured.treatment.score,
         measured.treatment.update,
-    ) == ("measured", Score.OBS, Update.LSQ)
+    ) == ("measured", "obs", Update.LSQ)
     assert measured.sparsity >= TARGET
     assert measured.selection is not None
     assert len(measured.selection.assignment.choices) == len(measured.layers)
@@ -191,9 +189,7 @@ def test_flow_by_default_updates_what_it_keeps(folder, text, other, result):
 def test_a_budget_of_cycles_is_kept(folder, text):
     config = PRESETS["board"]
     budget = CycleBudget(0.7, config, 16)
-    found = prune(
-        asked(folder, budget=budget, calibration=text, config=config, method=Method.UNIFORM, samples=2, length=16)
-    )
+    found = prune(asked(folder, budget=budget, calibration=text, config=config, method="uniform", samples=2, length=16))
     dense = sum(budget.takes(layer.tiling.outputs, layer.tiling.inputs, Pattern(1, 1)) for layer in found.layers)
     taken = sum(budget.takes(layer.tiling.outputs, layer.tiling.inputs, layer.pattern) for layer in found.layers)
     assert found.selection is not None
@@ -207,7 +203,7 @@ def test_blocks_can_share_a_pattern(folder, text):
             folder,
             sparsity=0.5,
             calibration=text,
-            method=Method.OWL,
+            method="owl",
             granularity=Granularity.BLOCK,
             samples=2,
             length=16,
@@ -224,7 +220,7 @@ def test_blocks_can_share_a_pattern(folder, text):
 def test_the_dense_model_in_integers_tells_both_errors_apart(folder, text, other, tmp_path, activations):
     options = {"calibration": text, "evaluation": other, "samples": 3, "length": 24}
     # Nothing is pruned, so that what is left is quantisation alone.
-    result = prune(asked(folder, sparsity=0.0, method=Method.UNIFORM, activations=activations, **options))
+    result = prune(asked(folder, sparsity=0.0, method="uniform", activations=activations, **options))
     assert {str(layer.pattern) for layer in result.layers} == {"1:1"}
     found = result.evaluations
     assert found is not None
@@ -243,7 +239,7 @@ def test_scales_of_activations_come_from_a_percentile(folder, text):
                 folder,
                 sparsity=0.5,
                 calibration=text,
-                method=Method.UNIFORM,
+                method="uniform",
                 samples=3,
                 length=24,
                 activations=ActivationScale.TENSOR,
