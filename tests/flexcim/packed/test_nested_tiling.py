@@ -7,7 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from flexcim.config.macro import ConfigError, MacroConfig
+from flexcim.config.errors import ConfigError
+from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern, union
 from flexcim.packed.cells import pack_layer, sparser_cells, unpack_layer, unpack_parts
 from flexcim.packed.parts import TilingError, legal_groups
