@@ -12,7 +12,7 @@ from torch import Tensor
 from flexcim.config.pattern import Pattern
 from flexcim.errors import FlexCiMError
 from flexcim.packed.folder import PackedModel
-from flexcim.packed.plans import Plan
+from flexcim.packed.plans import NestedPlan
 from flexcim.packed.tiling import LayerTiling, tile_layer
 from flexcim_flow.layer.quantization import QuantizedLinear
 from flexcim_flow.model.blocks import Block, LinearLayer
@@ -59,22 +59,22 @@ class NestedLayer:
             weight, of_base = self.layer.weight.cpu(), self.base_layer.weight.cpu() != 0
             return Nested(weight * of_base, weight * ~of_base)
 
-    def product(self, plan: Plan, *, integers: bool) -> Callable[[Tensor], Tensor]:
+    def product(self, plan: NestedPlan, *, integers: bool) -> Callable[[Tensor], Tensor]:
         """The layer's product under a plan, in float32 or in the hardware's arithmetic, without its bias.
 
         Its block in the model must be loaded: what the product computes with is where that is.
         """
         nested, device = self.nested(), self.layer.weight.device
         if not integers:
-            matrix = (nested.denser if plan is Plan.DENSER else nested.base).to(device)
+            matrix = (nested.denser if plan is NestedPlan.DENSER else nested.base).to(device)
             return lambda inputs: inputs @ matrix.T
         base, rest, scales = quantize_nested(nested, self.tiling.config.weight_bits)
-        weights = base + rest if plan is Plan.DENSER else base
+        weights = base + rest if plan is NestedPlan.DENSER else base
         return QuantizedLinear(weights, scales, activation_bits=self.tiling.config.activation_bits).to(device)
 
 
 @contextlib.contextmanager
-def under(layers: Sequence[NestedLayer], plan: Plan, block: Block, *, integers: bool) -> Iterator[None]:
+def under(layers: Sequence[NestedLayer], plan: NestedPlan, block: Block, *, integers: bool) -> Iterator[None]:
     """Let the layers of a loaded block compute under a plan for as long as the context is open."""
     with contextlib.ExitStack() as handles:
         for layer in layers:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flexcim.packed.folder import read_pruned
-from flexcim.packed.plans import Plan
+from flexcim.packed.plans import NestedPlan
 from flexcim_flow.common.journal import Journal
 from flexcim_flow.common.quiet import quiet
 from flexcim_flow.common.steps import Progress, Steps
@@ -71,12 +71,12 @@ def nest_model(request: NestRequest, journal: Journal, *, progress: Progress | N
     if words is not None:
         check_unseen(text, words)
         evaluation = EvaluationText.of(words, dense, length, request.stride)
-    steps.total = 1 + len(dense.blocks) + (0 if evaluation is None else 1 + 2 * len(Plan))
+    steps.total = 1 + len(dense.blocks) + (0 if evaluation is None else 1 + 2 * len(NestedPlan))
     meter = Meter(dense, evaluation, journal.once, steps.begin)
 
     meter.measure("dense")
     zeros, notes = _nest_blocks(dense, base, layers, _Streams(dense, base, samples, request.share), journal, steps)
-    for plan in Plan:
+    for plan in NestedPlan:
         for integers in (False, True):
             stage = plan.value + ("_quantized" if integers else "")
             meter.measure(stage, partial(under, layers, plan, integers=integers))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from flexcim.packed.cells import pack_layer
 from flexcim.packed.folder import PackedLayer, PackedModel
-from flexcim.packed.plans import Plan
-from flexcim.packed.tiling import pack_layer
+from flexcim.packed.plans import NestedPlan
 from flexcim_flow.nest.layers import NestedLayer
 from flexcim_flow.nest.result import NestedResult
 from flexcim_flow.nest.weights import quantize_nested
@@ -18,7 +18,7 @@ def pack_nested(result: NestedResult) -> PackedModel:
     metadata = {
         "model": result.checkpoint.name,
         "base": dict(result.sparser.metadata),
-        "sparsity": {plan.value: result.sparsity(plan) for plan in Plan},
+        "sparsity": {plan.value: result.sparsity(plan) for plan in NestedPlan},
     }
     return PackedModel(
         result.sparser.config,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flexcim.packed.plans import Plan
+from flexcim.packed.plans import NestedPlan
 from flexcim_flow.nest.result import NestedResult
 from flexcim_flow.prune.folder import NESTED_FORMAT
 from flexcim_flow.prune.report import evaluation_report
@@ -22,7 +22,7 @@ def nested_report(result: NestedResult) -> dict[str, Any]:
         "model": result.checkpoint.name,
         "base": dict(result.sparser.metadata),
         "share": result.request.share,
-        "sparsity": {plan.value: result.sparsity(plan) for plan in Plan},
+        "sparsity": {plan.value: result.sparsity(plan) for plan in NestedPlan},
         "given_sparsity": result.given_sparsity,
         "changed": result.changed_share,
         "calibration": {"samples": len(result.samples), "length": result.samples.shape[1], "seed": result.request.seed},
@@ -35,7 +35,7 @@ def nested_report(result: NestedResult) -> dict[str, Any]:
                 "inputs": layer.tiling.inputs,
                 "pattern": str(layer.tiling.pattern),
                 "rest": layer.tiling.rest and str(layer.tiling.rest),
-                "zeros": dict(zip((plan.value for plan in Plan), result.zeros[layer.name], strict=True)),
+                "zeros": dict(zip((plan.value for plan in NestedPlan), result.zeros[layer.name], strict=True)),
                 "given_zeros": result.given_zeros[layer.name],
                 "changed": result.changed[layer.name],
                 "residual": result.residuals[layer.name],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from flexcim.packed.folder import PackedModel
-from flexcim.packed.plans import Plan
+from flexcim.packed.plans import NestedPlan
 from flexcim_flow.measure.evaluation import Evaluation
 from flexcim_flow.model.checkpoint import Checkpoint
 from flexcim_flow.nest.layers import NestedLayer
@@ -60,9 +60,9 @@ class NestedResult:
     residuals: dict[str, float | None]
     evaluations: dict[str, Evaluation]
 
-    def sparsity(self, plan: Plan) -> float:
+    def sparsity(self, plan: NestedPlan) -> float:
         """Share of all the layers' weights that are zero under a plan, counted."""
-        index = list(Plan).index(plan)
+        index = list(NestedPlan).index(plan)
         return self._share(zeros[index] for zeros in self.zeros.values())
 
     @property

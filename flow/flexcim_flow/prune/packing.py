@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from itertools import groupby
 from typing import Generic, TypeVar, overload
 
+from flexcim.packed.cells import pack_layer
 from flexcim.packed.folder import PackedLayer, PackedModel
-from flexcim.packed.tiling import pack_layer
 from flexcim_flow.model.blocks import Block
 from flexcim_flow.prune.result import PrunedLayer, PruneResult
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from flexcim.packed.cells import unpack_layer
 from flexcim.packed.folder import read_packed
-from flexcim.packed.tiling import unpack_layer
 from flexcim_flow.model.blocks import Block
 from flexcim_flow.prune.packing import PackedOnDemand, pack_one
 
