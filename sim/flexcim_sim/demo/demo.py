@@ -14,7 +14,7 @@ from flexcim_hw.verilog.macro import GeneratedVerilog
 from flexcim_sim.build.simulators import check_tools
 from flexcim_sim.demo.instances import FULL, FULL_DENSE, SMALL, SMALL_DENSE, Instance, prepare
 from flexcim_sim.demo.page import page
-from flexcim_sim.demo.pruning import LayerSample, PreparedModel, PruneJob, prune_as_published, prune_by_default
+from flexcim_sim.demo.pruning import LayerSample, PruneOutcome, PruneJob, prune_as_published, prune_by_default
 from flexcim_sim.demo.report import ModelReport, PruningReport, Report, RtlReport, VectorReport
 from flexcim_sim.demo.simulation import SimulationJob, simulate
 from flexcim_sim.demo.vector import record_vector
@@ -146,7 +146,7 @@ def _check_folder(folder: Path) -> None:
 
 def _prepare(
     options: Options, pool: Workers
-) -> tuple[dict[Instance, GeneratedVerilog], list[PreparedModel], list[PruningReport]]:
+) -> tuple[dict[Instance, GeneratedVerilog], list[PruneOutcome], list[PruningReport]]:
     """Build the simulators and prune the models, which do not depend on each other; the longest jobs first."""
 
     def build(instance: Instance) -> Job:
@@ -181,7 +181,7 @@ def _prepare(
     return verilogs, results[1 : ends[0]], results[ends[0] : ends[1]]
 
 
-def _model_report(model: PreparedModel, published: PruningReport) -> ModelReport:
+def _model_report(model: PruneOutcome, published: PruningReport) -> ModelReport:
     return ModelReport(
         name=model.name,
         sparsity_target=model.sparsity_target,
@@ -194,7 +194,7 @@ def _model_report(model: PreparedModel, published: PruningReport) -> ModelReport
 
 
 def _simulate(
-    options: Options, pool: Workers, verilogs: dict[Instance, GeneratedVerilog], models: Sequence[PreparedModel]
+    options: Options, pool: Workers, verilogs: dict[Instance, GeneratedVerilog], models: Sequence[PruneOutcome]
 ) -> tuple[list[RtlReport], VectorReport]:
     """Run the chosen layers, each on an instance and on the dense one of the same size, and record a vector."""
     smallest = min(models, key=lambda model: model.small.weights.size)
@@ -203,11 +203,11 @@ def _simulate(
     pairs = [(smallest, small, SMALL, SMALL_DENSE)]
     pairs += [(model, sample, FULL, FULL_DENSE) for model in models for sample in model.full]
 
-    def simulation(model: PreparedModel, sample: LayerSample, instance: Instance, what: str) -> SimulationJob:
+    def simulation(model: PruneOutcome, sample: LayerSample, instance: Instance, what: str) -> SimulationJob:
         folder = options.output / "simulations" / re.sub(r"[^\w.-]+", "-", f"{model.name}, {what}-{instance.label}")
         return SimulationJob(sample=sample, instance=instance, verilog=verilogs[instance], folder=folder)
 
-    def job(model: PreparedModel, sample: LayerSample, instance: Instance) -> Job:
+    def job(model: PruneOutcome, sample: LayerSample, instance: Instance) -> Job:
         layer = sample.packed.name
         text = f"{model.name}, {layer} on {instance.preset} {instance.cells} in {instance.simulator}"
         return text, simulate, (simulation(model, sample, instance, layer),)

@@ -13,8 +13,8 @@ __all__ = ["layers_figure", "models_figure"]
 _WIDTH = 7.6
 """Inches, of 72 pixels each: what fits beside the margins of a page for reading."""
 
-_LAYER_INCHES = 0.24
-"""Width that each layer gets at least, so that its name can be read."""
+_LAYER_INCHES = 0.3
+"""Width that each layer gets at least, so that its pattern can be read."""
 
 
 def models_figure(report: Report) -> str:
@@ -69,9 +69,11 @@ def layers_figure(report: Report, model: ModelReport, name: str) -> str:
 def _draw_density(axes: Axes, model: ModelReport) -> None:
     density = [1 - layer.sparsity for layer in model.layers]
     bars = axes.bar(range(len(density)), density, color=COLOURS["ours"])
-    axes.bar_label(bars, [layer.pattern for layer in model.layers], fontsize=7, padding=1)
-    target = 1 - model.sparsity_target
-    axes.axhline(target, color=COLOURS["ink"], linestyle="--", linewidth=1, label=f"asked for: {target:.0%} of all")
+    plate = {"facecolor": COLOURS["surface"], "edgecolor": "none", "pad": 0.5}
+    axes.bar_label(bars, [layer.pattern for layer in model.layers], fontsize=7, padding=2, bbox=plate)
+    most = 1 - model.sparsity_target
+    line = axes.axhline(most, color=COLOURS["ink"], linestyle="--", linewidth=1, label=f"at most {most:.0%} of all")
+    line.set_zorder(0.9)
     axes.set_ylim(0, 1.3)
     axes.set_yticks((0, 0.5, 1))
     axes.set_ylabel("weights kept")

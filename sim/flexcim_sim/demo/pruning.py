@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LayerSample",
-    "PreparedModel",
+    "PruneOutcome",
     "PruneError",
     "PruneJob",
     "choose_layers",
@@ -110,7 +110,7 @@ class LayerSample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreparedModel:
+class PruneOutcome:
     """What is left of a model that was pruned by default when its job is done.
 
     Parameters
@@ -172,7 +172,7 @@ def smallest_layer(layers: Sequence[LayerReport]) -> LayerReport:
     return min(layers, key=lambda layer: (layer.outputs * layer.inputs, layer.m == 1))
 
 
-def prune_by_default(job: PruneJob) -> PreparedModel:
+def prune_by_default(job: PruneJob) -> PruneOutcome:
     """Prune a model by the pruner's defaults, write it packed, and keep what the simulation needs.
 
     Raises
@@ -182,7 +182,7 @@ def prune_by_default(job: PruneJob) -> PreparedModel:
     """
     from flexcim_flow.common.quiet import quiet
     from flexcim_flow.model.checkpoint import load_checkpoint
-    from flexcim_flow.prune.export import pack
+    from flexcim_flow.prune.packing import pack
     from flexcim_flow.prune.pruner import prune
     from flexcim_flow.samples.text import check_unseen, read_text
 
@@ -205,7 +205,7 @@ def prune_by_default(job: PruneJob) -> PreparedModel:
         weights = result.layer(name).integers()[0].numpy()
         return LayerSample(packed=by_name[name], weights=weights, activations=activations[name])
 
-    return PreparedModel(
+    return PruneOutcome(
         name=result.checkpoint.name,
         sparsity_target=job.sparsity,
         evaluated=len(_heldout(job).encode()),
@@ -226,11 +226,11 @@ def prune_as_published(job: PruneJob) -> PruningReport:
     FlexCiMError
         If the checkpoint, a text or an option cannot be used.
     """
-    from flexcim_flow.common.options import Method, Score, Update
+    from flexcim_flow.common.options import Update
     from flexcim_flow.prune.pruner import prune
 
     _use_one_thread()
-    result = prune(_request(job, method=Method.PAPER, score=Score.WANDA, update=Update.NONE))
+    result = prune(_request(job, method="paper", score="wanda", update=Update.NONE))
     layers = tuple(_layer_report(layer, job) for layer in result.layers)
     return _pruning_report(PUBLISHED_LABEL, result, layers, job)
 
@@ -272,8 +272,8 @@ def _pruning_report(label: str, result: PruneResult, layers: Sequence[LayerRepor
         bpb_int8, text = _bits_per_byte(result.checkpoint, job), _continuation(result.checkpoint, job)
     return PruningReport(
         label=label,
-        method=result.request.chooser.value,
-        score=result.treatment.score.value,
+        method=result.request.chooser,
+        score=result.treatment.score,
         update=result.treatment.update.value,
         sparsity=result.sparsity,
         bpb_pruned=bpb_pruned,
@@ -295,12 +295,11 @@ def _bits_per_byte(checkpoint: Checkpoint, job: PruneJob) -> float:
     """How well a model, as it is now, predicts the held-out text."""
     from flexcim_flow.common.quiet import quiet
     from flexcim_flow.measure.evaluation import evaluate
-    from flexcim_flow.prune.calibration import tokens_of, window_of
+    from flexcim_flow.samples.windows import EvaluationText, window_of
 
-    text = _heldout(job)
-    tokens, length = tokens_of(text, checkpoint), window_of(None, checkpoint)
+    text = EvaluationText.of(_heldout(job), checkpoint, window_of(None, checkpoint), None)
     with quiet():
-        return evaluate(checkpoint.model, tokens, len(text.encode()), length).bits_per_byte
+        return evaluate(checkpoint.model, text.tokens, text.size, text.length).bits_per_byte
 
 
 def _continuation(checkpoint: Checkpoint, job: PruneJob) -> str:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexcim.config.pattern import Pattern
-from flexcim.packed.tiling import LayerTiling, pack_layer, tile_layer
+from flexcim.packed.cells import pack_layer
+from flexcim.packed.tiling import LayerTiling, tile_layer
 from flexcim_hw.verilog.macro import GeneratedVerilog
 from flexcim_sim.bench.run.layer import LayerRun, run_layer
 from flexcim_sim.build.simulators import SimulatorError

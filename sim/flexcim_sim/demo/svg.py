@@ -25,6 +25,7 @@ _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _STYLE = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "flexcim",  # equal figures have equal ids
+    "text.parse_math": False,  # a dollar in a model's name is a dollar
     "font.size": 9,
     "axes.edgecolor": COLOURS["grid"],
     "axes.labelcolor": COLOURS["muted"],

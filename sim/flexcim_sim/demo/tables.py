@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import groupby
 
-from flexcim_sim.demo.report import ModelReport, Report, RtlReport, VectorReport, short_name
+from flexcim_sim.demo.report import ModelReport, PhaseReport, Report, RtlReport, VectorReport, short_name
 
 __all__ = ["TextTable", "layer_table", "model_table", "phase_table", "rtl_tables", "text_table"]
 
@@ -62,7 +62,7 @@ def model_table(report: Report) -> TextTable:
 def text_table(report: Report) -> TextTable:
     """What each model writes after the prompt."""
     rows = [
-        (model.name, name, f"{report.prompt} {text}")
+        (model.name, name, f"{report.prompt} {text} …")
         for model in report.models
         for name, text in (
             ("dense", model.text_dense),
@@ -125,8 +125,10 @@ def _rtl_row(entry: RtlReport) -> tuple[str, ...]:
 
 def phase_table(vector: VectorReport) -> TextTable:
     """The way of the recorded vector, phase by phase."""
-    rows = tuple(
-        (phase.name, phase.what, str(phase.first), str(phase.last), str(phase.cycles)) for phase in vector.phases
-    )
+    rows = tuple((phase.name, _span(phase), phase.what) for phase in vector.phases)
     title = f"One vector of {vector.model}, {short_name(vector.layer)}, {vector.pattern}"
-    return TextTable(title, ("phase", "what happens", "first cycle", "last", "cycles"), rows, words=2)
+    return TextTable(title, ("phase", "cycles", "what happens"), rows, words=3)
+
+
+def _span(phase: PhaseReport) -> str:
+    return str(phase.first) if phase.cycles == 1 else f"{phase.first} to {phase.last}"

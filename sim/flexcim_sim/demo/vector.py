@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern
-from flexcim.packed.tiling import LayerTiling, pack_layer, tile_layer
+from flexcim.packed.cells import pack_layer
+from flexcim.packed.tiling import LayerTiling, tile_layer
 from flexcim_sim.bench.ends.trace import StreamTrace
 from flexcim_sim.demo.pruning import LayerSample
 from flexcim_sim.demo.report import PhaseReport, VectorReport
