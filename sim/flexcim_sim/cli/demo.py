@@ -104,7 +104,7 @@ def _shipped(name: str, option: str) -> Path:
     DemoError
         If there is none, as this is an installed package.
     """
-    from flexcim_sim.demo.demo import DemoError
+    from flexcim_sim.demo.errors import DemoError
 
     path = _MODELS / name
     if not path.exists():

@@ -8,19 +8,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flexcim.errors import FlexCiMError
 from flexcim.files import check_writable, write_text
 from flexcim_hw.verilog.macro import GeneratedVerilog
 from flexcim_sim.build.simulators import check_tools
+from flexcim_sim.demo.errors import DemoError
 from flexcim_sim.demo.instances import FULL, FULL_DENSE, SMALL, SMALL_DENSE, Instance, prepare
 from flexcim_sim.demo.page import page
-from flexcim_sim.demo.pruning import LayerSample, PruneOutcome, PruneJob, prune_as_published, prune_by_default
+from flexcim_sim.demo.pruning import LayerSample, PruneJob, PruneOutcome, prune_as_published, prune_by_default
 from flexcim_sim.demo.report import ModelReport, PruningReport, Report, RtlReport, VectorReport
 from flexcim_sim.demo.simulation import SimulationJob, simulate
 from flexcim_sim.demo.vector import record_vector
 from flexcim_sim.workers import Job, Workers, workers
 
-__all__ = ["PAGE", "DemoError", "Options", "run_demo", "write_report"]
+__all__ = ["PAGE", "Options", "run_demo", "write_report"]
 
 _INSTANCES = (FULL, FULL_DENSE, SMALL, SMALL_DENSE)
 
@@ -41,10 +41,6 @@ the time that all of it takes. Its first windows, so that the figures are the sa
 
 _SMALL_VECTORS = 16
 """Vectors for the small macro, which runs in the slow simulator."""
-
-
-class DemoError(FlexCiMError):
-    """A demonstration that cannot be given; the message is one sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern
-from flexcim.errors import FlexCiMError
 from flexcim.macro.cycles import program_cycles
 from flexcim.packed.folder import PackedLayer, write_packed
 from flexcim.packed.tiling import tile_layer
+from flexcim_sim.demo.errors import DemoError
 from flexcim_sim.demo.report import LayerReport, PruningReport
 
 if TYPE_CHECKING:
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LayerSample",
-    "PruneOutcome",
-    "PruneError",
     "PruneJob",
+    "PruneOutcome",
     "choose_layers",
     "prune_as_published",
     "prune_by_default",
@@ -39,10 +38,6 @@ DEFAULT_LABEL = "FLOW (default)"
 
 PUBLISHED_LABEL = "published method (arXiv 2504.14365)"
 """The published objective with its own masks and no weight update, as the tables call it."""
-
-
-class PruneError(FlexCiMError):
-    """A model that the demonstration cannot show; the message is one sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +185,7 @@ def prune_by_default(job: PruneJob) -> PruneOutcome:
     check_unseen(read_text(job.calibration), _heldout(job))
     dense = load_checkpoint(job.model)
     if dense.tokenizer is None or not dense.model.can_generate():
-        raise PruneError(f"{job.model}: {dense.name} does not predict the next token, so it cannot be shown writing")
+        raise DemoError(f"{job.model}: {dense.name} does not predict the next token, so it cannot be shown writing")
     result = prune(_request(job))
     packed = pack(result)
     write_packed(job.packed, packed)
@@ -312,13 +307,14 @@ def _continuation(checkpoint: Checkpoint, job: PruneJob) -> str:
     ids = checkpoint.tokenizer(job.prompt, return_tensors="pt")["input_ids"]
     room = job.tokens if checkpoint.context is None else min(job.tokens, checkpoint.context - ids.numel())
     if not ids.numel() or room < 1:
-        raise PruneError(f"{checkpoint.name}: the prompt {job.prompt!r} does not fit the model's context")
+        raise DemoError(f"{checkpoint.name}: the prompt {job.prompt!r} does not fit the model's context")
     with torch.no_grad(), quiet():
         written = checkpoint.model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=room, do_sample=False, num_beams=1, pad_token_id=0
         )
     text = checkpoint.tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
-    return " ".join(text.split())
+    # A model of bytes may write control characters, which neither a terminal nor a page should see.
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(text.split()))
 
 
 def _layer_report(layer: PrunedLayer, job: PruneJob) -> LayerReport:

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
@@ -22,7 +23,7 @@ follows the page from light to dark. Black itself is not among them, as Matplotl
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
-_STYLE = {
+_STYLE: Any = {  # the names have a type of their own since Matplotlib 3.11
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "flexcim",  # equal figures have equal ids
     "text.parse_math": False,  # a dollar in a model's name is a dollar
