@@ -14,7 +14,8 @@ from torch import Tensor
 
 from flexcim.config.pattern import Pattern
 from flexcim.errors import FlexCiMError
-from flexcim.packed.folder import PackedModel, read_pruned
+from flexcim.packed.folder import read_pruned
+from flexcim.packed.model import PackedModel
 from flexcim.packed.plans import NestedPlan
 from flexcim.packed.tiling import LayerTiling, tile_layer
 from flexcim_flow.common.journal import Journal

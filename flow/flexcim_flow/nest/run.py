@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from flexcim import files
-from flexcim.packed.folder import PackedLayer, PackedModel, write_packed
+from flexcim.packed.folder import write_packed
+from flexcim.packed.layer import PackedLayer
+from flexcim.packed.model import PackedModel
 from flexcim.packed.plans import NestedPlan
 from flexcim.packed.tiling import pack_layer
 from flexcim_flow.common.journal import Journal
