@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexcim.errors import FlexCiMError
+from flexcim.packed.cells import sparser_cells, unpack_parts
 from flexcim.packed.plans import NestedPlan
-from flexcim.packed.tiling import LayerTiling, sparser_cells, unpack_parts
+from flexcim.packed.tiling import LayerTiling
 
-__all__ = ["ARRAYS", "LazyLayers", "PackedError", "PackedLayer"]
+__all__ = ["ARRAYS", "LayerSource", "LazyLayers", "PackedError", "PackedLayer"]
 
 ARRAYS: Mapping[str, type[np.generic]] = {"weights": np.int8, "offsets": np.uint8, "weight_scales": np.float32}
 """Names and types of a layer's arrays."""

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from flexcim.config.macro import MacroConfig, preset
 from flexcim.config.pattern import Pattern
+from flexcim.packed.cells import pack_layer
 from flexcim.packed.folder import read_packed
 from flexcim.packed.layer import ARRAYS, PackedLayer
 from flexcim.packed.manifest import MANIFEST
 from flexcim.packed.model import PackedModel
 from flexcim.packed.plans import NestedPlan
-from flexcim.packed.tiling import pack_layer, tile_layer
+from flexcim.packed.tiling import tile_layer
 from tests.support.sparse_weights import random_parts, random_weights
 
 CONFIG = preset("board")

@@ -16,10 +16,10 @@ import tomli_w
 
 from flexcim import files
 from flexcim.errors import FlexCiMError
+from flexcim.packed.cells import pack_layer
 from flexcim.packed.folder import write_packed
 from flexcim.packed.layer import PackedLayer
 from flexcim.packed.model import PackedModel
-from flexcim.packed.tiling import pack_layer
 from flexcim_flow.common.journal import Journal
 from flexcim_flow.layer.treatment import Numerics
 from flexcim_flow.measure.evaluation import Evaluation

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from flexcim.config.pattern import Pattern
+from flexcim.packed.cells import unpack_layer
 from flexcim.packed.layer import LazyLayers, PackedError, PackedLayer
 from flexcim.packed.model import PackedModel
 from flexcim.packed.plans import NestedPlan
-from flexcim.packed.tiling import tile_layer, unpack_layer
+from flexcim.packed.tiling import tile_layer
 from tests.support.packed_models import CONFIG, LAYER, make_layer, nested_model
 
 

@@ -12,11 +12,11 @@ import pytest
 import safetensors.numpy
 
 from flexcim.config.pattern import Pattern
+from flexcim.packed.cells import pack_layer, unpack_layer
 from flexcim.packed.folder import read_packed, write_packed
 from flexcim.packed.layer import PackedError
 from flexcim.packed.manifest import MANIFEST, NESTED_SCHEMA_VERSION, SCHEMA_VERSION
 from flexcim.packed.plans import NestedPlan
-from flexcim.packed.tiling import pack_layer, unpack_layer
 from tests.support.docs import docs_text
 from tests.support.packed_models import edit, nested_model
 
