@@ -76,7 +76,7 @@ SUBCOMMANDS: Mapping[str, Subcommand] = MappingProxyType(
         "generate-text": Subcommand(
             "flexcim_sim.cli.generate_text", "generate_text", "Let a pruned model write on an accelerator."
         ),
-        "demo": Subcommand("flexcim_sim.cli.demo", "demo", "Prune a model, run it on the engine and write a report."),
+        "demo": Subcommand("flexcim_sim.cli.demo", "demo", "Prune models, run layers of them on generated RTL, show it in a page."),
         "presets": Subcommand("flexcim.cli.presets", "presets", "List the configurations that have a name."),
     }
 )

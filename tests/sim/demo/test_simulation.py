@@ -11,7 +11,7 @@ from flexcim.config.macro import MacroConfig, preset
 from flexcim.config.pattern import Pattern
 from flexcim.macro.cycles import PIPELINE_CYCLES
 from flexcim.packed.cells import pack_layer
-from flexcim.packed.folder import PackedLayer
+from flexcim.packed.layer import PackedLayer
 from flexcim.packed.tiling import tile_layer
 from flexcim_sim.bench.run.layer import LayerRun
 from flexcim_sim.build.simulators import SimulatorError
