@@ -38,28 +38,28 @@ def demo(
     models: Annotated[
         list[Path] | None,
         typer.Option(
-            "--models", metavar="FOLDER...", help="Checkpoints in Hugging Face format. [default: the shipped ones]"
+            "--models", metavar="FOLDER...", help="Checkpoints in Hugging Face format. \\[default: the shipped ones]"
         ),
     ] = None,
     more_models: Annotated[
         # An option takes one value a time; so those that follow the first one of --models arrive as arguments.
         list[Path] | None,
-        typer.Argument(metavar="[FOLDER]...", help="Further checkpoints of --models.", show_default=False),
+        typer.Argument(metavar="FOLDER", help="Further checkpoints of --models.", show_default=False),
     ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", parser=named_folder, metavar="FOLDER", help="Folder to write.")
     ] = Path("build/demo"),
     calibration: Annotated[
-        Path | None, typer.Option(help="UTF-8 text to calibrate on. [default: the shipped one]", show_default=False)
+        Path | None, typer.Option(help="UTF-8 text to calibrate on. \\[default: the shipped one]")
     ] = None,
     evaluate: Annotated[
-        Path | None, typer.Option(help="UTF-8 text to measure bits per byte on. [default: the shipped one]")
+        Path | None, typer.Option(help="UTF-8 text to measure bits per byte on. \\[default: the shipped one]")
     ] = None,
     sparsity: Annotated[float, typer.Option(min=0, max=1, help="Least share of the weights to drop.")] = 0.6,
     seed: Annotated[int, typer.Option(help="Seed of the calibration samples.")] = 0,
     layers: Annotated[int, typer.Option(min=1, help="Layers of each model to simulate.")] = 4,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes at once. [default: as many as there are cores]")
+        int | None, typer.Option(min=1, help="Processes at once. \\[default: as many as there are cores]")
     ] = None,
 ) -> None:
     """Prune trained models, run their layers on generated Verilog, and show it all in one page.

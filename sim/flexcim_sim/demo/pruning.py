@@ -177,16 +177,13 @@ def prune_by_default(job: PruneJob) -> PruneOutcome:
         If the checkpoint, a text or an option cannot be used, or the packed model cannot be written.
     """
     from flexcim_flow.common.quiet import quiet
-    from flexcim_flow.model.checkpoint import load_checkpoint
     from flexcim_flow.prune.packing import pack
     from flexcim_flow.prune.pruner import prune
     from flexcim_flow.samples.text import check_unseen, read_text
 
     _use_one_thread()
     check_unseen(read_text(job.calibration), _heldout(job))
-    dense = load_checkpoint(job.model)
-    if dense.tokenizer is None or not dense.model.can_generate():
-        raise DemoError(f"{job.model}: {dense.name} does not predict the next token, so it cannot be shown writing")
+    bpb_dense, text_dense = _measured_dense(job)
     result = prune(_request(job))
     packed = pack(result)
     write_packed(job.packed, packed)
@@ -205,8 +202,8 @@ def prune_by_default(job: PruneJob) -> PruneOutcome:
         name=result.checkpoint.name,
         sparsity_target=job.sparsity,
         evaluated=len(_heldout(job).encode()),
-        bpb_dense=_bits_per_byte(dense, job),
-        text_dense=_continuation(dense, job),
+        bpb_dense=bpb_dense,
+        text_dense=text_dense,
         report=_pruning_report(DEFAULT_LABEL, result, layers, job),
         layers=layers,
         full=tuple(map(sample, full)),
@@ -226,6 +223,7 @@ def prune_as_published(job: PruneJob) -> PruningReport:
     from flexcim_flow.prune.pruner import prune
 
     _use_one_thread()
+    _loaded(job, streamed=True)  # refuses a model before it is pruned
     result = prune(_request(job, method="paper", score="wanda", update=Update.NONE))
     layers = tuple(_layer_report(layer, job) for layer in result.layers)
     return _pruning_report(PUBLISHED_LABEL, result, layers, job)
@@ -241,6 +239,24 @@ def _use_one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+def _loaded(job: PruneJob, *, streamed: bool = False) -> Checkpoint:
+    """The dense model, if it can be measured and write; with its blocks left on disk if it is streamed."""
+    from flexcim_flow.model.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(job.model, streamed=streamed)
+    if checkpoint.tokenizer is None or not checkpoint.model.can_generate():
+        raise DemoError(
+            f"{job.model}: does not predict the next token, so it can be neither measured nor shown writing"
+        )
+    return checkpoint
+
+
+def _measured_dense(job: PruneJob) -> tuple[float, str]:
+    """Bits per byte of the dense model, and what it writes; it is not in memory any longer then."""
+    dense = _loaded(job)
+    return _bits_per_byte(dense, job), _continuation(dense, job)
 
 
 def _request(job: PruneJob, **way: Any) -> PruneRequest:

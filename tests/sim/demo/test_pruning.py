@@ -112,5 +112,6 @@ def test_a_model_writes_as_much_as_its_context_has_room_for(job, tmp_path):
 
 def test_a_model_that_does_not_write_is_refused(job, tmp_path):
     folder = save_tiny(tmp_path / "bert", tiny_family("bert"), mask=0)
-    with pytest.raises(DemoError, match="bert: bert does not predict the next token, so it cannot be shown writing"):
-        prune_by_default(job(folder))
+    for prune in (prune_by_default, prune_as_published):
+        with pytest.raises(DemoError, match="/bert: does not predict the next token, so it can be neither measured"):
+            prune(job(folder))
