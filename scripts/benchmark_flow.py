@@ -32,6 +32,7 @@ from torch import Tensor
 
 from flexcim.config.macro import PRESETS
 from flexcim.config.pattern import Pattern
+from flexcim.quiet import quiet
 from flexcim_flow.choice.budgets import SparsityBudget, pose
 from flexcim_flow.choice.outliers import locality, pair_distance_sum
 from flexcim_flow.choice.paper import CANDIDATES, UnitFacts, select_paper
@@ -39,7 +40,6 @@ from flexcim_flow.choice.problem import Choice, units_of
 from flexcim_flow.choice.search import Evidence, choose
 from flexcim_flow.choice.streamed import searched
 from flexcim_flow.common.options import DEFAULT_SAMPLES, GUARD_SAMPLES, Method
-from flexcim_flow.common.quiet import quiet
 from flexcim_flow.layer.masks import nm_mask
 from flexcim_flow.layer.treatment import Treatment, default_treatment, prune_block
 from flexcim_flow.model.blocks import LinearLayer, find_blocks

@@ -26,13 +26,13 @@ from rich.table import Table
 from flexcim.config.macro import PRESETS
 from flexcim.config.pattern import Pattern
 from flexcim.files import write_text
+from flexcim.quiet import quiet
 from flexcim_flow.choice.budgets import SparsityBudget, pose
 from flexcim_flow.choice.problem import Assignment, Problem, units_of
 from flexcim_flow.choice.refinement import sequence_loss
 from flexcim_flow.choice.search import Evidence, measure_costs, rivals_of, search, set_up, undominated
 from flexcim_flow.choice.streamed import searched
 from flexcim_flow.common.options import DEFAULT_SAMPLES, GUARD_SAMPLES, Method
-from flexcim_flow.common.quiet import quiet
 from flexcim_flow.layer.treatment import Treatment, default_treatment, prune_block
 from flexcim_flow.model.blocks import find_blocks
 from flexcim_flow.model.checkpoint import load_checkpoint

@@ -85,6 +85,7 @@ DEMO_LIBRARIES = ("amaranth", "cocotb", "matplotlib", "numpy", "safetensors", "s
 # A room inside another one stands before it. The wings meet in sim.demo alone.
 ROOMS = (
     Room("flexcim.compiler.plots", rooms=("flexcim",), libraries=("matplotlib",)),
+    Room("flexcim.quiet", libraries=("transformers",)),
     Room("flexcim", libraries=("numpy", "safetensors", "tomli", "tomli_w", "tomllib")),
     Room("flexcim_hw", rooms=("flexcim",), libraries=("amaranth", "amaranth_boards")),
     Room(

@@ -16,10 +16,10 @@ from transformers import PreTrainedModel
 from flexcim.config.macro import PRESETS, MacroConfig
 from flexcim.config.pattern import Pattern
 from flexcim.errors import FlexCiMError
+from flexcim.quiet import quiet
 from flexcim_flow.choice.budgets import CycleBudget, SparsityBudget
 from flexcim_flow.common.journal import Journal, file_facts
 from flexcim_flow.common.options import DEFAULT_VECTORS, Method, Score, Update
-from flexcim_flow.common.quiet import quiet
 from flexcim_flow.measure.evaluation import Evaluation, added_loss, evaluate
 from flexcim_flow.measure.multiple_choice import Question, answer, read_questions
 from flexcim_flow.model.checkpoint import Checkpoint, load_checkpoint

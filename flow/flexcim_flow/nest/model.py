@@ -17,8 +17,8 @@ from flexcim.errors import FlexCiMError
 from flexcim.packed.folder import PackedModel, read_pruned
 from flexcim.packed.plans import Plan
 from flexcim.packed.tiling import LayerTiling, tile_layer
+from flexcim.quiet import quiet
 from flexcim_flow.common.journal import Journal
-from flexcim_flow.common.quiet import quiet
 from flexcim_flow.layer.quantization import QuantizedLinear
 from flexcim_flow.layer.updates import damped
 from flexcim_flow.measure.evaluation import Evaluation, evaluate_blocks

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flexcim.files import new_folder
 from flexcim.packed.tiling import tile_layer
+from flexcim.quiet import quiet
 from flexcim_flow.choice.budgets import pose
 from flexcim_flow.choice.paper import candidates
 from flexcim_flow.choice.problem import Choice, Problem, units_of
@@ -18,7 +19,6 @@ from flexcim_flow.choice.search import Evidence, Selection, choose, fits_in_memo
 from flexcim_flow.choice.streamed import searched
 from flexcim_flow.common.journal import Journal
 from flexcim_flow.common.options import Method
-from flexcim_flow.common.quiet import quiet
 from flexcim_flow.layer.quantization import activation_scale
 from flexcim_flow.layer.treatment import Numerics, prune_block
 from flexcim_flow.model.blocks import Block, LinearLayer

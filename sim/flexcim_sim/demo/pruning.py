@@ -136,9 +136,9 @@ def prune_model(job: PruneJob) -> PrunedModel:
     # PyTorch takes seconds to import, and the other processes that import this module do not need it.
     import torch
 
+    from flexcim.quiet import quiet
     from flexcim_flow.choice.budgets import SparsityBudget
     from flexcim_flow.common.options import Method, Score, Update
-    from flexcim_flow.common.quiet import quiet
     from flexcim_flow.prune.export import pack
     from flexcim_flow.prune.pruner import prune
     from flexcim_flow.prune.request import PruneRequest

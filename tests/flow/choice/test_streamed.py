@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from flexcim.config.macro import PRESETS
+from flexcim.quiet import quiet
 from flexcim_flow.choice import search as choosing
 from flexcim_flow.choice import streamed as streaming
 from flexcim_flow.choice.budgets import SparsityBudget, pose
@@ -17,7 +18,6 @@ from flexcim_flow.choice.problem import units_of
 from flexcim_flow.choice.search import JUDGED_TOKENS, Evidence, choose, fits_in_memory, measure_costs, set_up
 from flexcim_flow.choice.streamed import StreamedBench, bench_bytes, costed, first_tokens, searched
 from flexcim_flow.common.options import MEASURED_IMAGES, Method, Score, Search, Update
-from flexcim_flow.common.quiet import quiet
 from flexcim_flow.layer.treatment import Treatment
 from flexcim_flow.model.blocks import find_blocks
 from flexcim_flow.model.checkpoint import load_checkpoint

@@ -18,7 +18,7 @@ from flexcim.config.pattern import Pattern
 from flexcim.packed.folder import read_packed
 from flexcim.packed.plans import Plan
 from flexcim.packed.tiling import unpack_layer
-from flexcim_flow.common.quiet import quiet
+from flexcim.quiet import quiet
 from flexcim_flow.layer.updates import row_errors
 from flexcim_flow.model.checkpoint import load_checkpoint
 from flexcim_flow.nest import model as nested_model

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from flexcim.config.pattern import Pattern
+from flexcim.quiet import quiet
 from flexcim_flow.choice.problem import Choice
 from flexcim_flow.common.options import Method
-from flexcim_flow.common.quiet import quiet
 from flexcim_flow.model.checkpoint import load_checkpoint
 from flexcim_flow.prune.calibration import PruneError, calibrate, check_abilities
 from flexcim_flow.prune.plan import Plan

@@ -17,10 +17,10 @@ from flexcim.config.macro import PRESETS
 from flexcim.config.pattern import Pattern
 from flexcim.packed.folder import read_packed
 from flexcim.packed.tiling import tile_layer, unpack_layer
+from flexcim.quiet import quiet
 from flexcim_flow.choice.budgets import CycleBudget
 from flexcim_flow.choice.problem import SelectionError
 from flexcim_flow.common.options import ActivationScale, Granularity, Method, Score, Update
-from flexcim_flow.common.quiet import quiet
 from flexcim_flow.layer.masks import nm_mask
 from flexcim_flow.layer.quantization import QuantizedLinear
 from flexcim_flow.measure.evaluation import evaluate

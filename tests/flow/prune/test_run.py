@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 
 from flexcim.packed.folder import read_packed
 from flexcim.packed.tiling import unpack_layer
+from flexcim.quiet import quiet
 from flexcim_flow.choice import search as choosing
 from flexcim_flow.choice.problem import SelectionError
 from flexcim_flow.common.journal import JournalError
 from flexcim_flow.common.options import ActivationScale, Method, Update
-from flexcim_flow.common.quiet import quiet
 from flexcim_flow.layer.masks import nm_mask
 from flexcim_flow.layer.quantization import quantize_weights
 from flexcim_flow.measure.evaluation import evaluate
