@@ -18,7 +18,7 @@ import safetensors.numpy
 from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern
 from flexcim.errors import FlexCiMError
-from flexcim.files import new_folder
+from flexcim.files import new_folder, writing
 from flexcim.packed.model import ARRAYS, LazyLayers, PackedError, PackedLayer, PackedModel
 from flexcim.packed.plans import Plan
 from flexcim.packed.tiling import LayerTiling
@@ -94,12 +94,10 @@ def write_packed(path: str | os.PathLike[str], model: PackedModel) -> None:
         If the metadata is nothing that JSON can hold.
     """
     target = Path(path).resolve()
-    try:
+    with writing(target, PackedError):
         _check_replaceable(target)
         with new_folder(target) as folder:
             _write_folder(folder, model)
-    except OSError as error:
-        raise PackedError(f"{target}: cannot be written ({error.strerror})") from None
 
 
 def _check_replaceable(target: Path) -> None:
