@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import tomli_w
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
+from flexcim.cli.console import table_console
 from flexcim.config.accelerator import ACCELERATOR_PRESETS
 from flexcim.config.macro import PRESETS, ConfigError
 
 __all__ = ["presets"]
-
-_PIPED_WIDTH = 120
-"""Width of the table where nobody says how wide a line may be."""
 
 
 def presets(
@@ -30,9 +26,7 @@ def presets(
     if name is not None:
         print(tomli_w.dumps(_document(name)), end="")
         return
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = _PIPED_WIDTH
+    console = table_console()
     values = {name: config.to_mapping() for name, config in PRESETS.items()}
     menus = {name: " ".join(parameters.pop("patterns")) for name, parameters in values.items()}
     table = Table("parameter", *(Column(name, justify="right") for name in values))

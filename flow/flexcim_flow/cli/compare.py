@@ -9,18 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
+from flexcim.cli.configuration import Config, Preset, chosen_macro
+from flexcim.cli.console import shown_steps, table_console
 from flexcim_flow.cli import options
-from flexcim_flow.cli.inputs import (
-    CALIBRATION_TEXT,
-    HELDOUT_TEXT,
-    OptionError,
-    chosen_macro,
-    chosen_text,
-    shown_progress,
-)
+from flexcim_flow.cli.inputs import CALIBRATION_TEXT, HELDOUT_TEXT, OptionError
 from flexcim_flow.common.options import DEFAULT_SAMPLES, DEFAULT_VECTORS, Method, Score, Update
 
 if TYPE_CHECKING:
@@ -46,11 +40,12 @@ def compare(
     ] = None,
     sparsities: Annotated[str, typer.Option(help="Least shares of weights to drop, with commas.")] = "0.5,0.6,0.7",
     seeds: Annotated[str, typer.Option(help="Seeds of the calibration, with commas.")] = "0",
-    config: options.Config = None,
-    preset_name: options.Preset = None,
+    config: Config = None,
+    preset_name: Preset = None,
     calibration: options.Calibration = None,
     evaluate: Annotated[
-        Path | None, typer.Option(help="UTF-8 text to measure the loss on. \\[default: the repository's]")
+        Path | None,
+        typer.Option(help="UTF-8 text to measure the loss on. \\[default: the one that comes with FlexCiM]"),
     ] = None,
     questions: Annotated[
         Path | None,
@@ -71,8 +66,8 @@ def compare(
     chosen_methods, chosen_updates = _options(methods, Method, "--methods"), _options(updates, Update, "--updates")
     targets = _numbers(sparsities, float, "--sparsities")
     draws = _numbers(seeds, int, "--seeds")
-    calibration = chosen_text(calibration, CALIBRATION_TEXT, "--calibration")
-    evaluate = chosen_text(evaluate, HELDOUT_TEXT, "--evaluate")
+    calibration = calibration or CALIBRATION_TEXT
+    evaluate = evaluate or HELDOUT_TEXT
 
     # torch and transformers take seconds to import; --help and mistyped options need neither.
     from flexcim_flow.compare.comparison import ComparisonRequest, ways_of
@@ -90,8 +85,8 @@ def compare(
         stride=stride,
         vectors=vectors,
     )
-    with shown_progress() as progress:
-        comparison = compare_to(output, request, progress=progress)
+    with shown_steps() as steps:
+        comparison = compare_to(output, request, progress=steps.show)
     _show(comparison)
     print(f"written: {output}")
 
@@ -136,10 +131,7 @@ def _show(comparison: Comparison) -> None:
         if row.accuracy is not None and row.accuracy_standard_error is not None:
             cells.append(f"{row.accuracy:.1%} ± {_error(row.accuracy_standard_error, '.1%')}")
         table.add_row(*cells)
-    console = Console()
-    if not console.is_terminal:
-        console.width = 140
-    console.print(table)
+    table_console().print(table)
     _show_overshoots(comparison)
     print(f"loss of the dense model: {comparison.rows[0].loss_dense:.4f} nats per token; added loss likewise")
     if questions:

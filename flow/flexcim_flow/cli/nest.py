@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
+from flexcim.cli.console import shown_steps, table_console
 from flexcim.config.pattern import Pattern
 from flexcim.packed.plans import Plan
 from flexcim_flow.cli import options
-from flexcim_flow.cli.inputs import CALIBRATION_TEXT, OptionError, chosen_text, shown_progress
+from flexcim_flow.cli.inputs import CALIBRATION_TEXT, OptionError
 from flexcim_flow.common.options import DEFAULT_SAMPLES
 
 if TYPE_CHECKING:
@@ -70,15 +70,15 @@ def nest(
         sparser=sparser,
         rest=None if rest is None else _pattern(rest),
         share=share,
-        calibration=chosen_text(calibration, CALIBRATION_TEXT, "--calibration"),
+        calibration=calibration or CALIBRATION_TEXT,
         evaluation=evaluate,
         samples=samples,
         length=length,
         stride=stride,
         seed=seed,
     )
-    with shown_progress() as progress:
-        result = nest_to(output, request, progress=progress)
+    with shown_steps() as steps:
+        result = nest_to(output, request, progress=steps.show)
     _show(result)
     print(f"written: {output}")
 
@@ -103,7 +103,7 @@ def _show(result: NestedResult) -> None:
             *(f"{zeros / size:.2%}" for zeros in result.zeros[layer.name]),
             str(len(layer.tiling.tiles)),
         )
-    Console().print(table)
+    table_console().print(table)
     for plan in Plan:
         print(f"{plan.value} plan: {result.sparsity(plan):.2%} of the weights are zero")
     if result.sparsity(Plan.DENSER) == result.sparsity(Plan.SPARSER):

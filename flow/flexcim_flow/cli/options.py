@@ -9,17 +9,13 @@ import typer
 
 from flexcim_flow.common.options import DEFAULT_LENGTH
 
-__all__ = ["Calibration", "Config", "Evaluate", "Length", "Output", "Preset", "Samples", "Seed", "Stride"]
+__all__ = ["Calibration", "Evaluate", "Length", "Output", "Samples", "Seed", "Stride"]
 
 Output: TypeAlias = Annotated[
     Path, typer.Option("--output", "-o", help="Folder to write; an earlier result is replaced.")
 ]
-Config: TypeAlias = Annotated[Path | None, typer.Option(help="Configuration of the macro, a TOML file.")]
-Preset: TypeAlias = Annotated[
-    str | None, typer.Option("--preset", help="Name of a configuration, see flexcim presets. \\[default: flexcim]")
-]
 Calibration: TypeAlias = Annotated[
-    Path | None, typer.Option(help="UTF-8 text to calibrate on. \\[default: the repository's]")
+    Path | None, typer.Option(help="UTF-8 text to calibrate on. \\[default: the one that comes with FlexCiM]")
 ]
 Evaluate: TypeAlias = Annotated[Path | None, typer.Option(help="UTF-8 text to measure bits per byte on.")]
 Samples: TypeAlias = Annotated[int, typer.Option(help="Calibration samples.")]

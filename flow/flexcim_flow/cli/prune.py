@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
+from flexcim.cli.configuration import Config, Preset, chosen_macro
+from flexcim.cli.console import shown_steps, table_console
 from flexcim_flow.cli import options
-from flexcim_flow.cli.inputs import CALIBRATION_TEXT, OptionError, chosen_macro, chosen_text, shown_progress
+from flexcim_flow.cli.inputs import CALIBRATION_TEXT, OptionError
 from flexcim_flow.common.options import (
     DEFAULT_SAMPLES,
     DEFAULT_VECTORS,
@@ -70,8 +71,8 @@ def prune(
         Granularity | None,
         typer.Option(help="What gets a pattern of its own. \\[default: block for paper, else layer]"),
     ] = None,
-    config: options.Config = None,
-    preset_name: options.Preset = None,
+    config: Config = None,
+    preset_name: Preset = None,
     calibration: options.Calibration = None,
     evaluate: options.Evaluate = None,
     samples: options.Samples = DEFAULT_SAMPLES,
@@ -132,7 +133,7 @@ def prune(
         limit = parse_budget(budget, macro, vectors)
     request = PruneRequest(
         model=model,
-        calibration=chosen_text(calibration, CALIBRATION_TEXT, "--calibration"),
+        calibration=calibration or CALIBRATION_TEXT,
         evaluation=evaluate,
         config=macro,
         samples=samples,
@@ -151,8 +152,8 @@ def prune(
         device=device,
     )
     try:
-        with shown_progress() as progress:
-            result = prune_to(output, request, progress=progress)
+        with shown_steps() as steps:
+            result = prune_to(output, request, progress=steps.show)
     except ImageError:
         if calibration is None:  # images were sought in the repository's text
             raise OptionError(
@@ -214,7 +215,7 @@ def _show_layers(result: PruneResult) -> None:
             str(len(layer.tiling.tiles)),
             "not measured" if math.isnan(cost) else f"{cost:.3g}",
         )
-    Console().print(table)
+    table_console().print(table)
 
 
 def _show_recovery(losses: Sequence[float]) -> None:
