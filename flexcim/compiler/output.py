@@ -16,7 +16,7 @@ from flexcim.compiler.mapping import CompileError
 from flexcim.compiler.model import layer_cells
 from flexcim.config.accelerator import AcceleratorConfig
 from flexcim.config.macro import ceil_div
-from flexcim.files import check_writable, new_folder
+from flexcim.files import check_writable, new_folder, writing
 from flexcim.packed.layer import PackedLayer
 from flexcim.packed.model import PackedModel
 
@@ -37,11 +37,9 @@ def check_compiled(path: str | os.PathLike[str]) -> None:
         If the folder holds something else or cannot be written.
     """
     target = Path(path).resolve()
-    try:
+    with writing(target, CompileError):
         _check_replaceable(target)
         check_writable(target.parent / f".{target.name}.new")  # it is filled beside its place
-    except OSError as error:
-        raise CompileError(f"{target}: cannot be written ({error.strerror})") from None
 
 
 def write_compiled(
@@ -73,7 +71,7 @@ def write_compiled(
         If the folder holds something else or cannot be written, or a layer cannot be placed.
     """
     target = Path(path).resolve()
-    try:
+    with writing(target, CompileError):
         _check_replaceable(target)
         with new_folder(target) as folder:
             entries = [
@@ -87,8 +85,6 @@ def write_compiled(
             }
             text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
             (folder / SCHEDULE).write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise CompileError(f"{target}: cannot be written ({error.strerror})") from None
 
 
 def _check_replaceable(target: Path) -> None:

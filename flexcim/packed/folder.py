@@ -12,7 +12,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from flexcim.files import new_folder
+from flexcim.files import new_folder, writing
 from flexcim.packed.layer import ARRAYS, LazyLayers, PackedError, PackedLayer
 from flexcim.packed.manifest import LAYER_SUFFIX, MANIFEST, Entry, Manifest, is_manifest, read_manifest
 from flexcim.packed.model import PackedModel
@@ -45,12 +45,10 @@ def write_packed(path: str | os.PathLike[str], model: PackedModel) -> None:
         If the metadata is nothing that JSON can hold.
     """
     target = Path(path).resolve()
-    try:
+    with writing(target, PackedError):
         _check_replaceable(target)
         with new_folder(target) as folder:
             _write_folder(folder, model)
-    except OSError as error:
-        raise PackedError(f"{target}: cannot be written ({error.strerror})") from None
 
 
 def _check_replaceable(target: Path) -> None:

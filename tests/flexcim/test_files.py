@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from flexcim.files import check_writable, named_folder, write_bytes, write_text
+from flexcim.errors import FlexCiMError
+from flexcim.files import check_writable, named_folder, write_bytes, write_text, writing
 
 
 def names(folder):
@@ -103,6 +104,40 @@ def test_a_check_names_what_is_in_the_way(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)  # these tests may be run by root, who may write everywhere
     with pytest.raises(PermissionError, match=f"Permission denied: {re.escape(repr(str(tmp_path)))}$"):
         check_writable(tmp_path / "a.txt")
+
+
+def test_a_failure_names_the_file_and_not_a_temporary_one(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        write_text(tmp_path / "missing" / "a.txt", "text")
+    assert caught.value.filename == str(tmp_path / "missing" / "a.txt")
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "said"),
+    [
+        ("out", "{tmp}/out: cannot be written (No space left on device)"),
+        ("out/a.txt", "{tmp}/out/a.txt: cannot be written (No space left on device)"),
+        (".", "{tmp}/out: cannot be written ({tmp}: No space left on device)"),
+        ("there", "{tmp}/out: cannot be written ({tmp}/there: No space left on device)"),
+        (".out.a1b2.new", "{tmp}/out: cannot be written (No space left on device)"),
+        (None, "{tmp}/out: cannot be written (No space left on device)"),
+    ],
+)
+def test_a_failure_to_write_becomes_a_sentence(tmp_path, obstacle, said):
+    """It names what the user named, or what was in its way and can be seen."""
+    (tmp_path / "there").touch()
+    failure = OSError(28, "No space left on device", *([] if obstacle is None else [str(tmp_path / obstacle)]))
+    for kept in ("", "; the rest is kept"):
+        with pytest.raises(FlexCiMError) as caught, writing(tmp_path / "out", FlexCiMError, kept):
+            raise failure
+        assert str(caught.value) == said.replace("{tmp}", str(tmp_path)) + kept
+
+
+def test_other_failures_stay_what_they_are(tmp_path):
+    with pytest.raises(KeyError), writing(tmp_path, FlexCiMError):
+        raise KeyError
+    with writing(tmp_path, FlexCiMError):
+        pass
 
 
 def test_a_folder_must_have_a_name():

@@ -9,7 +9,7 @@ import torch
 
 from flexcim.cli import main
 from flexcim.config.macro import MacroConfig
-from flexcim_flow.common.quiet import quiet
+from flexcim.quiet import quiet
 from flexcim_flow.model.checkpoint import load_checkpoint
 from flexcim_flow.nest.request import NestRequest
 from flexcim_flow.nest.run import nest_to

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
+from flexcim.cli.configuration import Config, Preset, chosen_macro
+from flexcim.cli.console import shown_steps, table_console
 from flexcim_flow.choice.selector import DEFAULT_METHOD, SELECTORS
 from flexcim_flow.cli import options
-from flexcim_flow.cli.inputs import OptionError, chosen_macro, named, shown_progress
+from flexcim_flow.cli.inputs import OptionError, named
 from flexcim_flow.common.options import DEFAULT_VECTORS, ActivationScale, Granularity, Update
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ def prune(
         Granularity | None,
         typer.Option(help="Whether each layer or each block gets one pattern. \\[default: the method's own]"),
     ] = None,
-    config: options.Config = None,
-    preset_name: options.Preset = None,
+    config: Config = None,
+    preset_name: Preset = None,
     setting: options.SettingOptions,
     seed: options.Seed = 0,
     recover: Annotated[
@@ -137,8 +138,8 @@ def prune(
         activation_percentile=activation_percentile,
     )
     try:
-        with shown_progress() as progress:
-            result = prune_to(output, request, progress=progress)
+        with shown_steps() as steps:
+            result = prune_to(output, request, progress=steps.show)
     except ImageError:
         if setting.calibration is None:  # images were sought in the repository's text
             raise OptionError(
@@ -200,7 +201,7 @@ def _show_layers(result: PruneResult) -> None:
             str(len(layer.tiling.tiles)),
             "not measured" if math.isnan(cost) else f"{cost:.3g}",
         )
-    Console().print(table)
+    table_console().print(table)
 
 
 def _show_recovery(losses: Sequence[float]) -> None:

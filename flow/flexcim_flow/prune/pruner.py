@@ -11,11 +11,11 @@ from torch import Tensor
 
 from flexcim.files import new_folder
 from flexcim.packed.tiling import tile_layer
+from flexcim.quiet import quiet
 from flexcim_flow.choice.budgets import pose
 from flexcim_flow.choice.evidence import Evidence, Selection
 from flexcim_flow.choice.problem import Choice, Problem, units_of
 from flexcim_flow.common.journal import Journal
-from flexcim_flow.common.quiet import quiet
 from flexcim_flow.common.steps import Progress, Steps
 from flexcim_flow.layer.quantization import activation_scale
 from flexcim_flow.layer.treatment import Numerics, prune_block

@@ -10,10 +10,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from flexcim.config.pattern import Pattern
+from flexcim.quiet import quiet
 from flexcim_flow.choice import measured
 from flexcim_flow.choice.streamed import BENCH_BYTES
 from flexcim_flow.common.options import Search
-from flexcim_flow.common.quiet import quiet
 from flexcim_flow.layer.masks import nm_mask
 from flexcim_flow.layer.scores import wanda_scores
 from flexcim_flow.model.blocks import find_blocks

@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 
 from flexcim.packed.cells import unpack_layer
 from flexcim.packed.folder import read_packed
+from flexcim.quiet import quiet
 from flexcim_flow.choice import measured
 from flexcim_flow.choice.problem import SelectionError
 from flexcim_flow.common.journal import JournalError
 from flexcim_flow.common.options import ActivationScale, Update
-from flexcim_flow.common.quiet import quiet
 from flexcim_flow.common.setting import DeviceError
 from flexcim_flow.layer.masks import nm_mask
 from flexcim_flow.layer.quantization import quantize_weights
