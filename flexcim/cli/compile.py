@@ -10,7 +10,7 @@ from rich.table import Table
 
 from flexcim.cli.configuration import AcceleratorPreset, Config, chosen_accelerator
 from flexcim.cli.console import shown_steps, table_console
-from flexcim.packed.plans import Plan
+from flexcim.packed.plans import NestedPlan
 
 __all__ = ["compile_packed"]
 
@@ -21,7 +21,7 @@ def compile_packed(
     config: Config = None,
     preset_name: AcceleratorPreset = None,
     vectors: Annotated[int, typer.Option(min=1, help="Vectors of a pass: 1 for decode, the tokens of a prefill.")] = 1,
-    plan: Annotated[Plan, typer.Option(help="Of a nested model, the plan to compile.")] = Plan.DENSER,
+    plan: Annotated[NestedPlan, typer.Option(help="Of a nested model, the plan to compile.")] = NestedPlan.DENSER,
 ) -> None:
     """Compile a packed model: programs, weight images, and a JSON of the schedule.
 

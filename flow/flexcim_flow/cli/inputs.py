@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import typer
 
 import flexcim_flow
 from flexcim.checkout import checkout
 from flexcim.errors import FlexCiMError
+from flexcim_flow.common.registry import Registry, UnknownNameError
 
-__all__ = ["CALIBRATION_TEXT", "HELDOUT_TEXT", "OptionError"]
+__all__ = ["CALIBRATION_TEXT", "HELDOUT_TEXT", "OptionError", "named"]
 
 _ROOT = checkout()
 # pyproject.toml puts the repository's texts into a wheel.
@@ -23,3 +28,15 @@ HELDOUT_TEXT = _TEXTS / "heldout.txt"
 
 class OptionError(FlexCiMError):
     """Options that do not go together; the message is one sentence."""
+
+
+def named(registry: Registry[Any]) -> Callable[[str], str]:
+    """What reads an option that names a registered thing."""
+
+    def parse(name: str) -> str:
+        try:
+            return registry.check(name)
+        except UnknownNameError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    return parse

@@ -14,7 +14,7 @@ import typer
 from flexcim.cli.configuration import AcceleratorPreset, Config, chosen_accelerator
 from flexcim.cli.console import shown_steps
 from flexcim.config.accelerator import AcceleratorConfig
-from flexcim.packed.plans import Plan
+from flexcim.packed.plans import NestedPlan
 
 if TYPE_CHECKING:
     from flexcim_sim.runtime.driver import SimulatedAccelerator
@@ -39,9 +39,9 @@ def generate_text(
     ] = BackendName.golden,
     config: Config = None,
     preset_name: AcceleratorPreset = None,
-    plan: Annotated[Plan, typer.Option(help="Of a nested model, the plan of the prefill.")] = Plan.DENSER,
+    plan: Annotated[NestedPlan, typer.Option(help="Of a nested model, the plan of the prefill.")] = NestedPlan.DENSER,
     decode_plan: Annotated[
-        Plan | None, typer.Option(help="The plan of decode. \\[default: that of the prefill]")
+        NestedPlan | None, typer.Option(help="The plan of decode. \\[default: that of the prefill]")
     ] = None,
 ) -> None:
     """Let a pruned language model go on from a prompt, its block linear layers on an accelerator.
@@ -70,7 +70,7 @@ def generate_text(
     plans = (plan, decode_plan or plan)
     packed = {one: pruned.packed.under(one) for one in plans}
     with contextlib.ExitStack() as stack:
-        chosen: dict[Plan, Backend] = {one: TorchBackend(packed[one]) for one in packed}
+        chosen: dict[NestedPlan, Backend] = {one: TorchBackend(packed[one]) for one in packed}
         reference = PhasedBackend(*(chosen[one] for one in plans))
         rtl: SimulatedAccelerator | None = None
         if backend is BackendName.golden:
@@ -107,7 +107,7 @@ def generate_text(
 
 
 def _simulated(config: AcceleratorConfig) -> SimulatedAccelerator:
-    from flexcim_sim.build.accelerator_library import build_accelerator_library
+    from flexcim_sim.build.library import build_accelerator_library
     from flexcim_sim.runtime.driver import SimulatedAccelerator
 
     print("building the simulation, unless it has been built before", file=sys.stderr)

@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from flexcim.errors import FlexCiMError
-from flexcim.packed.folder import PackedModel, read_pruned
+from flexcim.packed.folder import read_pruned
+from flexcim.packed.model import PackedModel
 from flexcim.quiet import quiet
 from flexcim_sim.runtime.backends import Backend
 

@@ -11,7 +11,7 @@ from flexcim.accelerator.instructions import AcceleratorProgram
 from flexcim.cli import main
 from flexcim.config.accelerator import AcceleratorConfig
 from flexcim_sim.golden.accelerator import GoldenAccelerator, WordStream
-from tests.support.packed_models import CONFIG, call, packed_folder
+from tests.support.packed_folders import CONFIG, call, packed_folder
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from flexcim.cli.configuration import (
     chosen_macro,
 )
 from flexcim.config.accelerator import ACCELERATOR_PRESETS, AcceleratorConfig
-from flexcim.config.macro import PRESETS, ConfigError
+from flexcim.config.errors import ConfigError
+from flexcim.config.macro import PRESETS
 
 CHOOSERS = [chosen_macro, chosen_accelerator, chosen_configuration]
 

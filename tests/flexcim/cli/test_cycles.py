@@ -8,7 +8,7 @@ import pytest
 
 from flexcim.compiler.report import PAPER
 from flexcim.config.macro import PRESETS
-from tests.support.packed_models import call, packed_folder
+from tests.support.packed_folders import call, packed_folder
 
 
 @pytest.fixture

@@ -6,53 +6,19 @@ import hashlib
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern
-from flexcim.packed.folder import (
-    MANIFEST,
-    NESTED_SCHEMA_VERSION,
-    SCHEMA_VERSION,
-    PackedError,
-    PackedLayer,
-    PackedModel,
-    read_packed,
-    write_packed,
-)
-from flexcim.packed.plans import Plan
-from flexcim.packed.tiling import pack_layer, tile_layer, unpack_layer
-from tests.flexcim.packed.test_folder import edit
-from tests.support.sparse_weights import random_parts
-
-CONFIG = MacroConfig.from_mapping({"rows": 4, "columns": 4, "patterns": ["1:1", "2:8", "4:8"]})
-
-
-def nested_model(config=CONFIG, patterns=("2:8 2:8", "2:8 4:8", "4:8"), shape=(9, 70)):
-    """A model of layers with these parts, and the matrices of both plans by the layer's name."""
-    rng, (outputs, inputs) = np.random.default_rng(51), shape
-    layers, denser, sparser = [], {}, {}
-    for name, text in zip("abcdefgh", patterns, strict=False):
-        parts = tuple(map(Pattern.parse, text.split()))
-        matrices = random_parts(rng, outputs, inputs, parts, config.weight_bits)
-        tiling = tile_layer(config, outputs, inputs, parts[0], rest=parts[1] if len(parts) > 1 else None)
-        weights, offsets = pack_layer(tiling, *matrices)
-        layers.append(
-            PackedLayer(
-                name=name,
-                tiling=tiling,
-                activation_scale=None,
-                weight_scales=np.ones(outputs, np.float32),
-                weights=weights,
-                offsets=offsets,
-            )
-        )
-        denser[name], sparser[name] = sum(matrices), matrices[0]
-    return PackedModel(config, {}, layers), {Plan.DENSER: denser, Plan.SPARSER: sparser}
+from flexcim.packed.cells import pack_layer, unpack_layer
+from flexcim.packed.folder import read_packed, write_packed
+from flexcim.packed.layer import PackedError
+from flexcim.packed.manifest import MANIFEST, NESTED_SCHEMA_VERSION, SCHEMA_VERSION
+from flexcim.packed.plans import NestedPlan
+from tests.support.docs import docs_text
+from tests.support.packed_models import edit, nested_model
 
 
 @pytest.fixture
@@ -61,12 +27,12 @@ def folder(tmp_path):
     return tmp_path / "model"
 
 
-@pytest.mark.parametrize("plan", Plan)
+@pytest.mark.parametrize("plan", NestedPlan)
 @pytest.mark.parametrize("stored", [False, True])
 def test_each_plan_is_its_integer_matrices(plan, stored, folder):
     model, matrices = nested_model()
     under = (read_packed(folder) if stored else model).under(plan)
-    assert under.nested == (plan is Plan.DENSER)
+    assert under.nested == (plan is NestedPlan.DENSER)
     assert list(under.tilings) == list("abc")
     for layer in under.layers:
         assert layer.tiling == under.tilings[layer.name]
@@ -78,15 +44,15 @@ def test_each_plan_is_its_integer_matrices(plan, stored, folder):
 
 def test_the_sparser_plan_can_be_written_as_a_model_of_its_own(folder, tmp_path):
     """With the bytes that it would have if it had been packed alone."""
-    write_packed(tmp_path / "sparser", read_packed(folder).under(Plan.SPARSER))
+    write_packed(tmp_path / "sparser", read_packed(folder).under(NestedPlan.SPARSER))
     assert json.loads((tmp_path / "sparser" / MANIFEST).read_text())["schema_version"] == SCHEMA_VERSION
     read = read_packed(tmp_path / "sparser")
     assert not read.nested
     with pytest.raises(
         PackedError, match="the packed model has only one plan, so it cannot be run under a sparser one"
     ):
-        read.under(Plan.SPARSER)
-    assert read.under(Plan.DENSER) is read
+        read.under(NestedPlan.SPARSER)
+    assert read.under(NestedPlan.DENSER) is read
 
 
 def test_the_manifest_of_a_nested_model(folder):
@@ -97,8 +63,7 @@ def test_the_manifest_of_a_nested_model(folder):
         ("2:8", "4:8"),
         ("4:8", None),
     ]
-    contract = (Path(__file__).resolve().parents[3] / "docs" / "architecture.md").read_text(encoding="utf-8")
-    assert "A nested model has schema\n    version 2, all others 1; its layers have the key `rest` besides" in contract
+    assert "A nested model has schema version 2, all others 1; its layers have the key `rest` besides" in docs_text()
     again = folder.parent / "again"
     write_packed(again, read_packed(folder))
     assert [path.read_bytes() for path in sorted(again.iterdir())] == [
@@ -159,7 +124,7 @@ def rewrite(folder, change):
 
 
 def test_a_file_without_the_rests_tiles_is_refused(folder):
-    layer = nested_model()[0].under(Plan.SPARSER).layers[0]
+    layer = nested_model()[0].under(NestedPlan.SPARSER).layers[0]
     rewrite(folder, lambda arrays: arrays.update(weights=layer.weights, offsets=layer.offsets))
     shape = list(nested_model()[0].layers[0].weights.shape)
     message = f"layer 'a': weights must be int8 {shape}, not int8 {list(layer.weights.shape)}"
@@ -178,7 +143,7 @@ def test_a_weight_in_base_and_rest_is_refused(folder):
     with pytest.raises(PackedError, match=message):
         read_packed(folder).layers[0]
     with pytest.raises(PackedError, match=message):
-        read_packed(folder).under(Plan.SPARSER).layers[0]
+        read_packed(folder).under(NestedPlan.SPARSER).layers[0]
 
 
 def test_an_offset_past_the_rests_pattern_is_refused():

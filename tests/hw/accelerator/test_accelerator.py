@@ -8,11 +8,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flexcim.accelerator.cycles import AcceleratorTiming, stall_pattern
+from flexcim.accelerator.cycles import AcceleratorTiming
 from flexcim.accelerator.instructions import INSTRUCTION_FIELDS
+from flexcim.accelerator.stream_cycles import stall_pattern
 from flexcim.compiler.layer import compile_layer
 from flexcim.errors import FlexCiMError
-from flexcim.packed.tiling import pack_layer
+from flexcim.packed.cells import pack_layer
 from flexcim_sim.bench.stimuli.accelerator import RandomPrograms
 from flexcim_sim.golden.accelerator import GoldenAccelerator, WordStream
 from tests.support.accelerators import ACCELERATORS, play, program_stimuli
