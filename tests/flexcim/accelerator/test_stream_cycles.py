@@ -23,7 +23,8 @@ def capacity(word, beat):
 
 def stepped_intake(word, beat, images, dispatched, goes, wanted):
     """The cycles in which beats are taken: of images of so many beats, by a sink that wants each from a cycle on."""
-    free, words, beats, taken = capacity(word, beat), [], [], []
+    free, words, beats = capacity(word, beat), [], []
+    taken: list[int] = []
     for image, count in enumerate(images):
         words += [image] * -(-count * beat // word)
         beats += [image] * count
@@ -70,7 +71,8 @@ def test_beats_are_taken_when_a_stepped_converter_has_them(word, beat, share):
 
 def stepped_outlet(beat, word, packets, goes, offered):
     """The cycles in which beats are taken, and how many words have left: packets of so many beats, from cycles on."""
-    free, taken, words = capacity(word, beat), [], 0
+    free, words = capacity(word, beat), 0
+    taken: list[int] = []
     ends = np.cumsum(packets).tolist()
     held, visible, cycle, ended = 0, 0, 0, False
     while len(taken) < ends[-1] or held:
