@@ -67,7 +67,17 @@ class Round:
 
 
 def layer_rounds(config: AcceleratorConfig, tiling: LayerTiling, width: int) -> list[Round]:
-    """A layer's output tiles in rounds of ``width``, the teams in turn; the last round may be smaller."""
+    """A layer's output tiles in rounds, the teams in turn; the last round may be smaller.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        The accelerator.
+    tiling : LayerTiling
+        The layer.
+    width : int
+        Output tiles of a round, which are macros of a run: 1 to ``config.macros``.
+    """
     teams = config.macros // width
     rounds = []
     for index, first in enumerate(range(0, tiling.output_tiles, width)):

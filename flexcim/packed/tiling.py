@@ -164,6 +164,11 @@ class LayerTiling:
         vectors are cut into the fewest chunks that fit it, of nearly equal sizes (a short last chunk would not hide the
         loads behind it), and each chunk loads the tiles of an output tile again.
 
+        Parameters
+        ----------
+        vectors : int
+            Vectors to multiply, at least 1.
+
         Raises
         ------
         TilingError
