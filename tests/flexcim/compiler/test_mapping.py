@@ -1,4 +1,4 @@
-"""Mappings: rounds cover the output tiles, cuts the vectors, and none goes past what an instruction can name."""
+"""Mappings: rounds cover the output tiles, and no mapping goes past what an instruction can name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from flexcim.compiler.mapping import Mapping, candidate_mappings, cut, layer_rounds, vector_beats
+from flexcim.compiler.mapping import Mapping, candidate_mappings, layer_rounds, vector_beats
 from flexcim.config.accelerator import AcceleratorConfig
 from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern
@@ -20,16 +20,6 @@ SPARSE, QUARTER = Pattern(2, 4), Pattern(1, 4)
 
 def tiling(outputs, inputs, pattern=SPARSE, groups=1, rest=None):
     return LayerTiling(MACRO, outputs, inputs, pattern, groups, "a test", rest)
-
-
-@pytest.mark.parametrize(("vectors", "most"), [(1, 1), (7, 7), (7, 3), (64, 10), (65, 64), (5, 100)])
-def test_vectors_are_cut_into_the_fewest_parts_of_nearly_one_size(vectors, most):
-    parts = cut(vectors, most)
-    assert [vector for part in parts for vector in part] == list(range(vectors))
-    assert len(parts) == -(-vectors // most)
-    sizes = {len(part) for part in parts}
-    assert max(sizes) <= most
-    assert max(sizes) - min(sizes) <= 1
 
 
 @pytest.mark.parametrize("macros", [1, 2, 3, 5])

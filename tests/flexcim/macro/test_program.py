@@ -8,7 +8,7 @@ import pytest
 
 from flexcim.config.pattern import Pattern
 from flexcim.macro.commands import Load, Run
-from flexcim.macro.program import LoadStep, Program, RunStep
+from flexcim.macro.program import LoadStep, Program, RunStep, cut_vectors
 
 LOADS = tuple(Load(bank=bank, rows=4) for bank in (0, 1, 0))
 RUNS = tuple(
@@ -55,3 +55,13 @@ def test_constants_come_if_the_command_says_so(constants, outputs, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         LoadStep(Load(bank=0, rows=1, constants=constants), 0, outputs)
     assert LoadStep(Load(bank=0, rows=1, constants=True), 0, 3).constants == 3
+
+
+@pytest.mark.parametrize(("vectors", "most"), [(1, 1), (7, 7), (7, 3), (64, 10), (65, 64), (5, 100)])
+def test_vectors_are_cut_into_the_fewest_parts_of_nearly_one_size(vectors, most):
+    parts = cut_vectors(vectors, most)
+    assert [vector for part in parts for vector in part] == list(range(vectors))
+    assert len(parts) == -(-vectors // most)
+    sizes = {len(part) for part in parts}
+    assert max(sizes) <= most
+    assert max(sizes) - min(sizes) <= 1
