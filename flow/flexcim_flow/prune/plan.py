@@ -13,8 +13,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flexcim.config.macro import ConfigError, read_toml
+from flexcim.config.errors import ConfigError
 from flexcim.config.pattern import Pattern
+from flexcim.config.toml import read_toml
 from flexcim.errors import FlexCiMError
 from flexcim_flow.choice.problem import Choice
 from flexcim_flow.common.options import Method, Score, Update

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flexcim.config.macro import PRESETS, ConfigError, MacroConfig
+from flexcim.config.errors import ConfigError
+from flexcim.config.macro import PRESETS, MacroConfig
 from flexcim.config.pattern import Pattern
 from flexcim.macro.beats import (
     activation_beats,

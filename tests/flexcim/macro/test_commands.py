@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from flexcim.config.macro import ConfigError, MacroConfig
+from flexcim.config.errors import ConfigError
+from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern
 from flexcim.macro.commands import LOAD_FIELDS, MAX_VECTORS, RUN_FIELDS, ErrorKind, Load, Run
 

@@ -7,7 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from flexcim.config.macro import ConfigError, MacroConfig
+from flexcim.config.errors import ConfigError
+from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern, union
 from flexcim.packed.tiling import (
     LayerTiling,

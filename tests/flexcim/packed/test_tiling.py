@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flexcim.config.macro import PRESETS, ConfigError, MacroConfig
+from flexcim.config.errors import ConfigError
+from flexcim.config.macro import PRESETS, MacroConfig
 from flexcim.config.pattern import Pattern
 from flexcim.macro.commands import MAX_VECTORS, Load, Run
 from flexcim.macro.cycles import program_cycles
