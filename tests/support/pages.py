@@ -1,6 +1,7 @@
 """Pages of the documentation as programs: their code blocks, what runs them, and what they claim to print.
 
-A page is run from top to bottom in a fresh folder, which holds links to what a checkout has at its top level:
+A page is run from top to bottom in a fresh folder, which holds links to what a checkout has at its top level, or a copy
+of the checkout for a page that changes it:
 
 - a block with a title is a file: it is written, or, if the checkout has that file, quoted from it, to the letter;
 - ``sh`` is run by bash, ``python`` without a title by Python, each of them to its end and without an error;
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -104,7 +106,7 @@ def prints(printed: str, shown: str) -> bool:
     return re.fullmatch(pattern, "".join(f"{line}\n" for line in lines)) is not None
 
 
-def run_page(blocks: list[Block], folder: Path, environment: Mapping[str, str]) -> None:
+def run_page(blocks: list[Block], folder: Path, environment: Mapping[str, str], *, changes: bool = False) -> None:
     """Run a page in a folder, which is made.
 
     Parameters
@@ -116,6 +118,8 @@ def run_page(blocks: list[Block], folder: Path, environment: Mapping[str, str]) 
     environment : mapping of str to str
         Variables of the environment that are set besides; with ``PIP_...`` among them, the page installs packages, and
         gets a Python environment of its own that sees all packages of this one.
+    changes : bool
+        Whether the page changes the checkout. It then gets a copy of it, and runs that.
 
     Raises
     ------
@@ -123,13 +127,21 @@ def run_page(blocks: list[Block], folder: Path, environment: Mapping[str, str]) 
         If a block fails, prints something else than the page shows, or quotes what is not in its file.
     """
     folder.mkdir(parents=True)
+    settings = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"}
     for path in ROOT.iterdir():
-        if not path.name.startswith(".") and path.name != "build":
+        if path.name.startswith(".") or path.name == "build":
+            continue
+        if not changes:
             (folder / path.name).symlink_to(path)
+        elif path.is_dir():
+            shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(path, folder)
+    if changes:
+        settings["PYTHONPATH"] = os.pathsep.join(str(folder / wing) for wing in (".", "hw", "flow", "sim"))
     programs = Path(sys.executable).parent
     if any(name.startswith("PIP_") for name in environment):
         programs = _own_environment(folder / ".venv")
-    settings = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"}
     variables = os.environ | settings | environment | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
     printed: str | None = None
     for number, block in enumerate(blocks):
