@@ -18,8 +18,10 @@ from flexcim.compiler.programs import make_programs
 from flexcim.compiler.schedule import Schedule, place_resident, schedule_layer
 from flexcim.config.accelerator import AcceleratorConfig
 from flexcim.config.pattern import Pattern
-from flexcim.macro.beats import activation_beats, tile_activations
-from flexcim.packed.tiling import LayerTiling, legal_groups
+from flexcim.macro.beats import activation_beats
+from flexcim.packed.cells import tile_activations
+from flexcim.packed.parts import legal_groups
+from flexcim.packed.tiling import LayerTiling
 
 __all__ = ["CompiledLayer", "all_banks", "compile_layer", "compile_resident_layer"]
 

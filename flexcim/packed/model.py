@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from flexcim.config.macro import MacroConfig
 from flexcim.errors import FlexCiMError
+from flexcim.packed.cells import sparser_cells, unpack_parts
 from flexcim.packed.plans import Plan
-from flexcim.packed.tiling import LayerTiling, sparser_cells, unpack_parts
+from flexcim.packed.tiling import LayerTiling
 
 __all__ = ["ARRAYS", "LazyLayers", "PackedError", "PackedLayer", "PackedModel"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from flexcim import files
+from flexcim.packed.cells import pack_layer
 from flexcim.packed.folder import PackedLayer, PackedModel, write_packed
 from flexcim.packed.plans import Plan
-from flexcim.packed.tiling import pack_layer
 from flexcim_flow.common.journal import Journal
 from flexcim_flow.measure.evaluation import Evaluation
 from flexcim_flow.nest.model import NestedLayer, NestedResult, nest_model

@@ -115,7 +115,7 @@ def generate_text(
 
 
 def _simulated(config: AcceleratorConfig) -> SimulatedAccelerator:
-    from flexcim_sim.build.accelerator_library import build_accelerator_library
+    from flexcim_sim.build.library import build_accelerator_library
     from flexcim_sim.runtime.driver import SimulatedAccelerator
 
     print("building the simulation, unless it has been built before", file=sys.stderr)

@@ -20,11 +20,11 @@ from flexcim.macro.beats import (
     constant_payloads,
     result_elements,
     result_payload_bits,
-    tile_activations,
     weight_beats,
     weight_payload_bits,
     weight_payloads,
 )
+from flexcim.packed.cells import tile_activations
 from flexcim.packed.tiling import LayerTiling
 
 CONFIGS = {

@@ -14,6 +14,7 @@ import safetensors.numpy
 
 from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern
+from flexcim.packed.cells import pack_layer, unpack_layer
 from flexcim.packed.folder import (
     MANIFEST,
     NESTED_SCHEMA_VERSION,
@@ -25,7 +26,7 @@ from flexcim.packed.folder import (
     write_packed,
 )
 from flexcim.packed.plans import Plan
-from flexcim.packed.tiling import pack_layer, tile_layer, unpack_layer
+from flexcim.packed.tiling import tile_layer
 from tests.flexcim.packed.test_folder import edit
 from tests.support.sparse_weights import random_parts
 

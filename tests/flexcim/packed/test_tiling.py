@@ -14,7 +14,8 @@ from flexcim.macro.commands import MAX_VECTORS, Load, Run
 from flexcim.macro.cycles import program_cycles
 from flexcim.macro.program import LoadStep, RunStep
 from flexcim.packed import tiling as tiling_module
-from flexcim.packed.tiling import LayerTiling, Tile, TilingError, tile_layer
+from flexcim.packed.parts import TilingError
+from flexcim.packed.tiling import LayerTiling, Tile, tile_layer
 
 SMALL = MacroConfig(
     sub_macros=4,

@@ -15,9 +15,9 @@ import flexcim_flow.nest.weights
 from flexcim.cli import main
 from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern
+from flexcim.packed.cells import unpack_layer
 from flexcim.packed.folder import read_packed
 from flexcim.packed.plans import Plan
-from flexcim.packed.tiling import unpack_layer
 from flexcim_flow.common.quiet import quiet
 from flexcim_flow.layer.updates import row_errors
 from flexcim_flow.model.checkpoint import load_checkpoint

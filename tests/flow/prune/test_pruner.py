@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM
 
 from flexcim.config.macro import PRESETS
 from flexcim.config.pattern import Pattern
+from flexcim.packed.cells import unpack_layer
 from flexcim.packed.folder import read_packed
-from flexcim.packed.tiling import tile_layer, unpack_layer
+from flexcim.packed.tiling import tile_layer
 from flexcim_flow.choice.budgets import CycleBudget
 from flexcim_flow.choice.problem import SelectionError
 from flexcim_flow.common.options import ActivationScale, Granularity, Method, Score, Update

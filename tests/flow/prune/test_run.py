@@ -16,8 +16,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from flexcim.packed.cells import unpack_layer
 from flexcim.packed.folder import read_packed
-from flexcim.packed.tiling import unpack_layer
 from flexcim_flow.choice import search as choosing
 from flexcim_flow.choice.problem import SelectionError
 from flexcim_flow.common.journal import JournalError

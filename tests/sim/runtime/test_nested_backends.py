@@ -15,13 +15,14 @@ from flexcim.compiler.model import compile_model, layer_cells, layer_shapes
 from flexcim.config.accelerator import AcceleratorConfig
 from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern
+from flexcim.packed.cells import pack_layer
 from flexcim.packed.folder import PackedLayer, PackedModel, write_packed
 from flexcim.packed.plans import Plan
-from flexcim.packed.tiling import LayerTiling, pack_layer
+from flexcim.packed.tiling import LayerTiling
 from flexcim_flow.layer.masks import nm_mask
 from flexcim_flow.model.blocks import find_blocks
 from flexcim_flow.nest.weights import Nested, quantize_nested
-from flexcim_sim.build.accelerator_library import build_accelerator_library
+from flexcim_sim.build.library import build_accelerator_library
 from flexcim_sim.golden.accelerator import GoldenAccelerator, WordStream
 from flexcim_sim.runtime.backends import GoldenBackend, PhasedBackend, TorchBackend, VerilatorBackend
 from flexcim_sim.runtime.driver import SimulatedAccelerator
