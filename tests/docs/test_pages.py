@@ -21,7 +21,7 @@ PAGES = {
 SLOW: dict[str, str] = {}
 """Pages that the regression runs, each with the reason."""
 
-CHANGES = {"how-to/add-a-parameter.md"}
+CHANGES = {"how-to/add-a-parameter.md", "how-to/add-a-preset.md"}
 """Pages that change the checkout."""
 
 NOT_RUN: dict[tuple[str, str], str] = {}
