@@ -18,7 +18,10 @@ PAGES = {
     for path in sorted((DOCS / folder).glob("*.md"))
 }
 
-SLOW: dict[str, str] = {}
+SLOW = {
+    "how-to/add-a-parameter.md": "runs the bench on a changed macro, twice",
+    "how-to/read-the-coverage.md": "runs the bench three times, once until all is covered",
+}
 """Pages that the regression runs, each with the reason."""
 
 CHANGES = {"how-to/add-a-parameter.md", "how-to/add-a-preset.md"}
