@@ -29,10 +29,11 @@ from flexcim.compiler.schedule import Bounds
 from flexcim.config.accelerator import ACCELERATOR_PRESETS, AcceleratorConfig
 from flexcim.config.macro import PRESETS, ceil_div
 from flexcim.config.pattern import Pattern
+from flexcim.packed.cells import pack_layer
 from flexcim.packed.folder import PackedLayer, PackedModel
-from flexcim.packed.tiling import LayerTiling, pack_layer
+from flexcim.packed.tiling import LayerTiling
 from flexcim_hw.verilog.accelerator import generate_accelerator
-from flexcim_sim.build.accelerator_library import build_accelerator_library
+from flexcim_sim.build.library import build_accelerator_library
 from flexcim_sim.runtime.backends import Backend, CheckedBackend, TorchBackend, VerilatorBackend
 from flexcim_sim.runtime.driver import SimulatedAccelerator
 

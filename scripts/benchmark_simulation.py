@@ -31,7 +31,7 @@ from rich.table import Column, Table
 from flexcim.compiler.layer import compile_layer
 from flexcim.config.accelerator import AcceleratorConfig, accelerator_preset
 from flexcim.config.pattern import Pattern
-from flexcim.packed.tiling import pack_layer
+from flexcim.packed.cells import pack_layer
 from flexcim_hw.verilog.accelerator import generate_accelerator
 from flexcim_sim.bench.coverage.accelerator import probes
 from flexcim_sim.bench.run.runner import run_tests

@@ -23,7 +23,8 @@ from rich.table import Column, Table
 
 from flexcim.config.macro import MacroConfig, preset
 from flexcim.config.pattern import Pattern
-from flexcim.packed.tiling import pack_layer, tile_layer
+from flexcim.packed.cells import pack_layer
+from flexcim.packed.tiling import tile_layer
 from flexcim_hw.verilog.macro import GeneratedVerilog, generate
 from flexcim_sim.bench.run.layer import LayerRun, run_layer
 

@@ -24,7 +24,7 @@ from flexcim.compiler.layer import CompiledLayer, compile_layer
 from flexcim.config.accelerator import ACCELERATOR_PRESETS, AcceleratorConfig, accelerator_preset
 from flexcim.errors import FlexCiMError
 from flexcim.files import write_text
-from flexcim.packed.tiling import pack_layer
+from flexcim.packed.cells import pack_layer
 from flexcim_hw.verilog.accelerator import generate_accelerator, write_accelerator
 from flexcim_sim.build.library import build_with
 

@@ -14,12 +14,14 @@ from flexcim.accelerator.bus_words import result_vectors, run_image, tile_image
 from flexcim.accelerator.cycles import AcceleratorCycles, AcceleratorTiming
 from flexcim.accelerator.instructions import AcceleratorProgram
 from flexcim.compiler.mapping import CompileError, Mapping, candidate_mappings
-from flexcim.compiler.programs import make_programs
+from flexcim.compiler.program_memory import make_programs
 from flexcim.compiler.schedule import Schedule, place_resident, schedule_layer
 from flexcim.config.accelerator import AcceleratorConfig
 from flexcim.config.pattern import Pattern
-from flexcim.macro.beats import activation_beats, tile_activations
-from flexcim.packed.tiling import LayerTiling, legal_groups
+from flexcim.macro.beats import activation_beats
+from flexcim.packed.cells import tile_activations
+from flexcim.packed.parts import legal_groups
+from flexcim.packed.tiling import LayerTiling
 
 __all__ = ["CompiledLayer", "all_banks", "compile_layer", "compile_resident_layer"]
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-import tomli_w
-
-from flexcim.config.macro import PRESETS, SUM_BITS, ConfigError, MacroConfig, preset, read_toml, unknown_parameter
-from flexcim.files import write_text
+from flexcim.config.errors import ConfigError
+from flexcim.config.macro import SUM_BITS, MacroConfig
+from flexcim.config.parameters import Configuration, parameter
+from flexcim.config.presets import REGISTRY, find_preset
+from flexcim.config.toml import naming, read_toml, write_toml
 
 __all__ = [
     "ACCELERATOR_PRESETS",
@@ -23,12 +24,11 @@ __all__ = [
 REGISTER_BUSES = ("axi4-lite", "wishbone")
 """What the registers can be reached by."""
 
-_RANGES = {"macros": (1, 16), "activation_memory": (0, 1 << 20), "program_depth": (2, 1 << 16)}
-"""Least and most of each parameter; the macros' upper bound is the width of the instructions' mask."""
+_Accelerator = TypeVar("_Accelerator", bound="AcceleratorConfig")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AcceleratorConfig:
+class AcceleratorConfig(Configuration):
     """Parameters of one accelerator (docs/architecture.md, section 7). It is frozen, hashable and checked when made.
 
     Parameters
@@ -54,31 +54,26 @@ class AcceleratorConfig:
         If a parameter is of the wrong kind.
     """
 
-    macro: MacroConfig = field(default_factory=MacroConfig)
-    macros: int = 1
-    weight_bus: int = 512
-    activation_bus: int = 512
-    result_bus: int = 512
-    activation_memory: int = 1024
-    program_depth: int = 512
-    register_bus: str = "axi4-lite"
+    macro: MacroConfig = parameter(MacroConfig(), "what all of its macros are; their requantizer is off")
+    # Instructions name macros by a mask of 16 bits, and addresses of the activation memory in 20.
+    macros: int = parameter(1, "how many macros there are; outputs are split over them", symbol="M", low=1, high=16)
+    weight_bus: int = parameter(
+        512, "bits of the weight stream's words, a power of two", low=32, high=1024, power_of_two=True
+    )
+    activation_bus: int = parameter(
+        512, "bits of the activation stream's words, a power of two", low=32, high=1024, power_of_two=True
+    )
+    result_bus: int = parameter(
+        512, "bits of the result stream's words, a power of two", low=32, high=1024, power_of_two=True
+    )
+    activation_memory: int = parameter(
+        1024, "activation beats, of P elements each, kept for replay; 0 for no memory", low=0, high=1 << 20
+    )
+    program_depth: int = parameter(512, "instructions that the program memory holds", low=2, high=1 << 16)
+    register_bus: str = parameter("axi4-lite", "what the registers are reached by", choices=REGISTER_BUSES)
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.macro, MacroConfig):
-            raise TypeError(f"macro must be a MacroConfig, not {self.macro!r}")
-        if self.register_bus not in REGISTER_BUSES:
-            raise ConfigError(f"register_bus must be one of {', '.join(REGISTER_BUSES)}, not {self.register_bus!r}")
-        for name in ("weight_bus", "activation_bus", "result_bus", *_RANGES):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name} must be an integer, not {value!r}")
-        for name in ("weight_bus", "activation_bus", "result_bus"):
-            width = getattr(self, name)
-            if not 32 <= width <= 1024 or width.bit_count() != 1:
-                raise ConfigError(f"{name} must be a power of two from 32 to 1024, not {width}")
-        for name, (low, high) in _RANGES.items():
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"{name} must be between {low} and {high}, not {getattr(self, name)}")
+    def check_relations(self) -> None:
+        """Raise ConfigError unless the parameters go together."""
         if self.macro.requantizer:
             raise ConfigError(
                 "macro.requantizer must be false in an accelerator, which has no port for its constants, not true"
@@ -115,38 +110,38 @@ class AcceleratorConfig:
     # -- TOML ----------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any], base: AcceleratorConfig | None = None) -> AcceleratorConfig:
-        """Make a configuration from plain values, the others taken from ``base`` (by default, the defaults).
+    def from_document(cls: type[_Accelerator], document: Mapping[str, Any]) -> _Accelerator:
+        """Make a configuration from what a TOML file says.
 
         Parameters
         ----------
-        values : mapping
-            Parameters by name; ``macro`` is a mapping as `MacroConfig.from_mapping` takes it.
-        base : AcceleratorConfig, optional
-            Where the others come from.
+        document : mapping
+            An optional ``preset``, the name of a macro or an accelerator, and tables ``macro`` and ``accelerator`` of
+            the parameters that differ from it.
 
         Raises
         ------
         ConfigError
-            If a key is unknown, or a rule is broken.
+            If there is another key or no such preset, or a rule is broken.
         """
-        base = base or cls()
-        known = [field_.name for field_ in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise unknown_parameter(key, known)
-        given = dict(values)
-        if "macro" in given:
-            if not isinstance(given["macro"], Mapping):
-                raise ConfigError(f"macro must be a table, not {given['macro']!r}")
-            given["macro"] = MacroConfig.from_mapping(given["macro"], base=base.macro)
-        try:
-            return replace(base, **given)
-        except TypeError as error:
-            raise ConfigError(str(error)) from None
+        unknown = sorted(set(document) - {"preset", "macro", "accelerator"})
+        if unknown:
+            raise ConfigError(
+                f"unknown key {unknown[0]!r}; a configuration has 'preset' and tables [macro] and [accelerator]"
+            )
+        values = document.get("accelerator", {})
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"accelerator must be a table, not {values!r}")
+        if "macro" in values:
+            raise ConfigError("the macro's parameters belong into a table [macro] of its own, not [accelerator]")
+        macro = document.get("macro", {})
+        if not isinstance(macro, Mapping):
+            raise ConfigError(f"macro must be a table, not {macro!r}")
+        row = find_preset(document.get("preset", "accelerator"), _KNOWN)
+        return cls.from_mapping({**(row.accelerator or {}), **values, "macro": {**row.macro, **macro}})
 
     @classmethod
-    def from_toml(cls, path: str | os.PathLike[str]) -> AcceleratorConfig:
+    def from_toml(cls: type[_Accelerator], path: str | os.PathLike[str]) -> _Accelerator:
         """Read a TOML file: an optional ``preset = "name"`` of a macro or an accelerator, and tables ``[macro]`` and
         ``[accelerator]`` of parameters that differ from it.
 
@@ -156,28 +151,13 @@ class AcceleratorConfig:
             If the file cannot be read, is no TOML, or breaks a rule; the message names the file.
         """
         document = read_toml(path)
-        try:
-            unknown = sorted(set(document) - {"preset", "macro", "accelerator"})
-            if unknown:
-                raise ConfigError(
-                    f"unknown key {unknown[0]!r}; a configuration has 'preset' and tables [macro] and [accelerator]"
-                )
-            values = document.get("accelerator", {})
-            if not isinstance(values, dict):
-                raise ConfigError(f"accelerator must be a table, not {values!r}")
-            if "macro" in values:
-                raise ConfigError("the macro's parameters belong into a table [macro] of its own, not [accelerator]")
-            if "macro" in document:
-                values = values | {"macro": document["macro"]}
-            return cls.from_mapping(values, base=accelerator_preset(document.get("preset", "accelerator")))
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from None
+        with naming(path):
+            return cls.from_document(document)
 
-    def to_mapping(self) -> dict[str, Any]:
-        """All parameters as plain values; ``from_mapping`` reads them back."""
-        values = {field_.name: getattr(self, field_.name) for field_ in fields(self)}
-        values["macro"] = self.macro.to_mapping()
-        return values
+    def to_document(self) -> dict[str, Any]:
+        """What a TOML file says of it, with all parameters; ``from_document`` reads it back."""
+        values = self.to_mapping()
+        return {"macro": values.pop("macro"), "accelerator": values}
 
     def to_toml(self, path: str | os.PathLike[str]) -> None:
         """Write the configuration as TOML, atomically.
@@ -187,29 +167,16 @@ class AcceleratorConfig:
         ConfigError
             If the file cannot be written.
         """
-        values = self.to_mapping()
-        document = {"macro": values.pop("macro"), "accelerator": values}
-        try:
-            write_text(path, tomli_w.dumps(document))
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be written ({error.strerror})") from None
+        write_toml(path, self.to_document())
 
+
+_KNOWN = [row.name for row in sorted(REGISTRY, key=lambda row: row.accelerator is None)]
+"""All presets, the accelerators first: what a name can mean where an accelerator is wanted."""
 
 ACCELERATOR_PRESETS: dict[str, AcceleratorConfig] = {
-    "accelerator": AcceleratorConfig(),
-    "accelerator-2": AcceleratorConfig(macros=2),
-    # Nothing computes before the first tiles are there, and those of four macros come through one port: a wide one.
-    "accelerator-4": AcceleratorConfig(macro=MacroConfig(weight_port=128), macros=4, weight_bus=1024),
-    "accelerator-board": AcceleratorConfig(
-        macro=PRESETS["board"],
-        weight_bus=32,
-        activation_bus=32,
-        result_bus=32,
-        activation_memory=256,
-        program_depth=128,
-    ),
+    row.name: AcceleratorConfig.from_document({"preset": row.name}) for row in REGISTRY if row.accelerator is not None
 }
-"""Accelerators that have a name."""
+"""The registry's accelerators by name."""
 
 
 def accelerator_preset(name: str) -> AcceleratorConfig:
@@ -220,11 +187,7 @@ def accelerator_preset(name: str) -> AcceleratorConfig:
     ConfigError
         If there is neither.
     """
-    if isinstance(name, str) and name in ACCELERATOR_PRESETS:
-        return ACCELERATOR_PRESETS[name]
-    if isinstance(name, str) and name in PRESETS:
-        return AcceleratorConfig(macro=preset(name))
-    raise ConfigError(f"unknown preset {name!r}; known are {', '.join((*ACCELERATOR_PRESETS, *PRESETS))}")
+    return AcceleratorConfig.from_document({"preset": name})
 
 
 def names_accelerator(path: str | os.PathLike[str]) -> bool:

@@ -1,82 +1,23 @@
-"""The frozen configuration of one macro: its parameters, the rules between them, and what follows from them."""
+"""The frozen configuration of one macro: its parameters, the relations between them, and what follows from them."""
 
 from __future__ import annotations
 
-import difflib
 import os
-import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
-import tomli_w
+from flexcim.config.errors import ConfigError
+from flexcim.config.parameters import Configuration, parameter
+from flexcim.config.pattern import DEFAULT_PATTERNS, Pattern
+from flexcim.config.presets import REGISTRY, find_preset
+from flexcim.config.toml import naming, read_toml, write_toml
 
-from flexcim.config.pattern import Pattern
-from flexcim.errors import FlexCiMError
-from flexcim.files import write_text
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-__all__ = [
-    "DEFAULT_PATTERNS",
-    "PRESETS",
-    "SUM_BITS",
-    "ConfigError",
-    "MacroConfig",
-    "ceil_div",
-    "preset",
-    "read_toml",
-    "unknown_parameter",
-]
+__all__ = ["PRESETS", "SUM_BITS", "MacroConfig", "ceil_div", "preset"]
 
 SUM_BITS = 32
 """Width of a sum in the accumulator's memory and of a result element, in bits."""
-
-
-class ConfigError(FlexCiMError):
-    """A configuration that breaks a rule; the message is one sentence that names the parameters and their values."""
-
-
-def _patterns(text: str) -> tuple[Pattern, ...]:
-    return tuple(map(Pattern.parse, text.split()))
-
-
-DEFAULT_PATTERNS = _patterns("1:1 4:5 4:6 4:7 4:8 4:9 4:10 4:11 2:4 2:8 1:2 1:4")
-"""The default menu: one crossbar serves all of it with eight lanes and one phase."""
-
-
-def _is_power_of_two(value: int) -> bool:
-    return value > 0 and value & (value - 1) == 0
-
-
-def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The document of a TOML file.
-
-    Raises
-    ------
-    ConfigError
-        If the file cannot be read or is no TOML; the message names it.
-    """
-    try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except RecursionError:
-        raise ConfigError(f"{path}: is no TOML that can be read, its brackets are nested too deeply") from None
-    except ValueError as error:  # no TOML, no UTF-8, or an integer of thousands of digits
-        raise ConfigError(f"{path}: is no TOML ({error})") from None
-
-
-def unknown_parameter(key: str, known: Sequence[str]) -> ConfigError:
-    """The error that names a parameter which there is not, and the one that was probably meant."""
-    near = difflib.get_close_matches(key, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
-    return ConfigError(f"unknown parameter {key!r}{hint}")
 
 
 def ceil_div(dividend: int, divisor: int) -> int:
@@ -84,8 +25,11 @@ def ceil_div(dividend: int, divisor: int) -> int:
     return -(-dividend // divisor)
 
 
+_Macro = TypeVar("_Macro", bound="MacroConfig")
+
+
 @dataclass(frozen=True, kw_only=True)
-class MacroConfig:
+class MacroConfig(Configuration):
     """Parameters of one macro (docs/architecture.md, section 1). The object is frozen, hashable and checked when made.
 
     Parameters
@@ -125,74 +69,59 @@ class MacroConfig:
         If a parameter is of the wrong kind.
     """
 
-    sub_macros: int = 4
-    rows: int = 32
-    columns: int = 32
-    lanes: int = 8
-    index_bits: int = 3
-    weight_bits: int = 8
-    activation_bits: int = 8
-    bits_per_cycle: int = 1
-    banks: int = 2
-    activation_port: int = 64
-    weight_port: int = None  # type: ignore[assignment]  # replaced by `columns` before anyone reads it
-    result_port: int = 16
-    accumulator_depth: int = 64
-    patterns: tuple[Pattern, ...] = DEFAULT_PATTERNS
-    requantizer: bool = False
-
-    def __post_init__(self) -> None:
-        if self.weight_port is None:
-            object.__setattr__(self, "weight_port", self.columns)
-        self._check_kinds()
-        self._check_ranges()
-        self._check_relations()
-        self._check_menu()
+    # The upper bounds are the widths of the command fields (macro/commands.py) and of the packed model's int8 and
+    # uint8, and the sum of one tile's products, at most 64 * 1024 of 8 x 8 bits, fits SUM_BITS.
+    sub_macros: int = parameter(
+        4, "sub-macros in a macro, a power of two", symbol="S", low=1, high=64, power_of_two=True
+    )
+    rows: int = parameter(32, "slot rows in a sub-macro", symbol="R", low=1, high=1024)
+    columns: int = parameter(32, "columns of a sub-macro", symbol="C", low=1, high=1024)
+    lanes: int = parameter(
+        8,
+        "candidate activations that one cell can see in one phase; at most 2^index_bits",
+        symbol="L",
+        low=1,
+        high=256,
+    )
+    index_bits: int = parameter(3, "stored bits of the offset beside each weight", low=0, high=8)
+    weight_bits: int = parameter(8, "bits of a weight, signed two's complement", symbol="W", low=2, high=8)
+    activation_bits: int = parameter(8, "bits of an activation, signed two's complement", symbol="A", low=2, high=8)
+    bits_per_cycle: int = parameter(
+        1,
+        "activation bits broadcast in a cycle, a divisor of A: 1 is bit-serial, A is bit-parallel",
+        symbol="b",
+        low=1,
+        high=8,
+    )
+    banks: int = parameter(
+        2, "weights held per cell; one bank computes while another is loaded", symbol="B", low=1, high=8
+    )
+    activation_port: int = parameter(64, "activations that enter per cycle", symbol="P", low=1, high=4096)
+    weight_port: int = parameter(
+        None,
+        "cells (weight and offset) that enter per cycle: a divisor of C, or a multiple of C that divides S·C",
+        symbol="q",
+        low=1,
+        high=65536,
+        follows="columns",
+    )
+    result_port: int = parameter(16, "results that leave per cycle, at most S·C", low=1, high=65536)
+    accumulator_depth: int = parameter(
+        64,
+        "vectors whose sums are kept, at G = 1, while the K tiles of a layer pass; a multiple of S",
+        symbol="D",
+        low=1,
+        high=65536,
+    )
+    patterns: tuple[Pattern, ...] = parameter(
+        DEFAULT_PATTERNS, "the menu, 1 to 256 patterns, none twice; of each, n divides S and m − n < 2^index_bits"
+    )
+    requantizer: bool = parameter(False, "build the requantizer (block 6)")
 
     # -- rules ---------------------------------------------------------------------------------------------------------
 
-    def _check_kinds(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "requantizer":
-                if not isinstance(value, bool):
-                    raise TypeError(f"requantizer must be true or false, not {value!r}")
-            elif field.name == "patterns":
-                if isinstance(value, str) or not isinstance(value, Iterable):
-                    raise TypeError(f"patterns must be a list such as ['1:1', '4:8'], not {value!r}")
-                try:
-                    menu = tuple(item if isinstance(item, Pattern) else Pattern.parse(item) for item in value)
-                except ValueError as error:
-                    raise ConfigError(f"patterns: {error}") from None
-                object.__setattr__(self, "patterns", menu)
-            elif not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{field.name} must be an integer, not {value!r}")
-
-    def _check_ranges(self) -> None:
-        # The upper bounds are the widths of the command fields (commands.py) and of the packed model's int8 and uint8,
-        # and the sum of one tile's products, at most 64 * 1024 of 8 x 8 bits, fits SUM_BITS.
-        ranges = {
-            "sub_macros": (1, 64),
-            "rows": (1, 1024),
-            "columns": (1, 1024),
-            "lanes": (1, 256),
-            "index_bits": (0, 8),
-            "weight_bits": (2, 8),
-            "activation_bits": (2, 8),
-            "bits_per_cycle": (1, 8),
-            "banks": (1, 8),
-            "activation_port": (1, 4096),
-            "weight_port": (1, 65536),
-            "result_port": (1, 65536),
-            "accumulator_depth": (1, 65536),
-        }
-        for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"{name} must be between {low} and {high}, not {getattr(self, name)}")
-
-    def _check_relations(self) -> None:
-        if not _is_power_of_two(self.sub_macros):
-            raise ConfigError(f"sub_macros must be a power of two, not {self.sub_macros}")
+    def check_relations(self) -> None:
+        """Raise ConfigError unless the parameters go together; the message names both values."""
         if self.activation_bits % self.bits_per_cycle:
             raise ConfigError(
                 f"bits_per_cycle must divide activation_bits, but {self.bits_per_cycle} does not divide "
@@ -218,6 +147,7 @@ class MacroConfig:
             raise ConfigError(
                 f"accumulator_depth must be a multiple of sub_macros = {self.sub_macros}, not {self.accumulator_depth}"
             )
+        self._check_menu()
 
     def _check_menu(self) -> None:
         if not self.patterns:
@@ -334,30 +264,29 @@ class MacroConfig:
     # -- TOML ----------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any], base: MacroConfig | None = None) -> MacroConfig:
-        """Make a configuration from plain values, the others taken from ``base`` (by default, the defaults).
+    def from_document(cls: type[_Macro], document: Mapping[str, Any]) -> _Macro:
+        """Make a configuration from what a TOML file says.
+
+        Parameters
+        ----------
+        document : mapping
+            An optional ``preset``, the name of one, and a table ``macro`` of the parameters that differ from it.
 
         Raises
         ------
         ConfigError
-            If a key is unknown, or a rule is broken.
+            If there is another key or no such preset, or a rule is broken.
         """
-        known = [field.name for field in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise unknown_parameter(key, known)
-        given = dict(values)
-        base = base or cls()
-        # Without this, a base's weight_port (which followed its columns) would outlive a change of columns.
-        if "columns" in given and base.weight_port == base.columns:
-            given.setdefault("weight_port", None)
-        try:
-            return replace(base, **given)
-        except TypeError as error:
-            raise ConfigError(str(error)) from None
+        unknown = sorted(set(document) - {"preset", "macro"})
+        if unknown:
+            raise ConfigError(f"unknown key {unknown[0]!r}; a configuration has 'preset' and a table [macro]")
+        values = document.get("macro", {})
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"macro must be a table, not {values!r}")
+        return cls.from_mapping({**find_preset(document.get("preset", "flexcim"), PRESETS).macro, **values})
 
     @classmethod
-    def from_toml(cls, path: str | os.PathLike[str]) -> MacroConfig:
+    def from_toml(cls: type[_Macro], path: str | os.PathLike[str]) -> _Macro:
         """Read a TOML file: an optional ``preset = "name"`` and a table ``[macro]`` of parameters that differ from it.
 
         Raises
@@ -366,22 +295,12 @@ class MacroConfig:
             If the file cannot be read, is no TOML, or breaks a rule; the message names the file.
         """
         document = read_toml(path)
-        try:
-            unknown = sorted(set(document) - {"preset", "macro"})
-            if unknown:
-                raise ConfigError(f"unknown key {unknown[0]!r}; a configuration has 'preset' and a table [macro]")
-            values = document.get("macro", {})
-            if not isinstance(values, dict):
-                raise ConfigError(f"macro must be a table, not {values!r}")
-            return cls.from_mapping(values, base=preset(document.get("preset", "flexcim")))
-        except ValueError as error:  # a rule, or an integer too long to be named in its sentence
-            raise ConfigError(f"{path}: {error}") from None
+        with naming(path):
+            return cls.from_document(document)
 
-    def to_mapping(self) -> dict[str, Any]:
-        """All parameters as plain values, patterns as strings; ``from_mapping`` reads them back."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values["patterns"] = list(map(str, self.patterns))
-        return values
+    def to_document(self) -> dict[str, Any]:
+        """What a TOML file says of it, with all parameters; ``from_document`` reads it back."""
+        return {"macro": self.to_mapping()}
 
     def to_toml(self, path: str | os.PathLike[str]) -> None:
         """Write the configuration as TOML, atomically.
@@ -391,32 +310,21 @@ class MacroConfig:
         ConfigError
             If the file cannot be written.
         """
-        try:
-            write_text(path, tomli_w.dumps({"macro": self.to_mapping()}))
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be written ({error.strerror})") from None
+        write_toml(path, self.to_document())
 
 
 PRESETS: dict[str, MacroConfig] = {
-    "flexcim": MacroConfig(),
-    "wide": MacroConfig(activation_port=128, patterns=DEFAULT_PATTERNS + _patterns("1:8 2:5 2:6 2:7")),
-    "two-lane": MacroConfig(lanes=2, patterns=_patterns("1:1 1:2 2:4 4:8 2:8")),
-    "dense": MacroConfig(lanes=1, index_bits=0, patterns=_patterns("1:1")),
-    "double-broadcast": MacroConfig(lanes=2, index_bits=1, patterns=_patterns("1:1 1:2")),
-    "fixed-2-4": MacroConfig(lanes=3, index_bits=2, patterns=_patterns("1:1 2:4")),
-    "board": MacroConfig(rows=8, columns=8, activation_port=16),
+    row.name: MacroConfig.from_mapping(row.macro) for row in REGISTRY if row.accelerator is None
 }
-"""Comparison instances of the same generator (docs/architecture.md, section 5)."""
+"""The registry's macros by name: comparison instances of the same generator (docs/architecture.md, section 5)."""
 
 
 def preset(name: str) -> MacroConfig:
-    """The preset of this name.
+    """The macro of this name.
 
     Raises
     ------
     ConfigError
         If there is none.
     """
-    if not isinstance(name, str) or name not in PRESETS:
-        raise ConfigError(f"unknown preset {name!r}; known are {', '.join(PRESETS)}")
-    return PRESETS[name]
+    return PRESETS[find_preset(name, PRESETS).name]

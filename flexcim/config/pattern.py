@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Pattern", "union"]
+__all__ = ["DEFAULT_PATTERNS", "Pattern", "menu", "union"]
 
 
 @dataclass(frozen=True, order=True)
@@ -84,3 +84,18 @@ def union(parts: Sequence[Pattern]) -> Pattern:
     if any(other.m != first.m for other in others):
         return Pattern(1, 1)
     return Pattern(min(sum(part.n for part in parts), first.m), first.m)
+
+
+def menu(text: str) -> tuple[Pattern, ...]:
+    """Read a menu: patterns with spaces between them, such as ``"1:1 2:4"``.
+
+    Raises
+    ------
+    ValueError
+        If a word is no pattern.
+    """
+    return tuple(map(Pattern.parse, text.split()))
+
+
+DEFAULT_PATTERNS = menu("1:1 4:5 4:6 4:7 4:8 4:9 4:10 4:11 2:4 2:8 1:2 1:4")
+"""The default menu: one crossbar serves all of it with eight lanes and one phase."""

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from flexcim.config.macro import SUM_BITS, MacroConfig, ceil_div
 from flexcim.config.pattern import Pattern
-from flexcim.packed.tiling import LayerTiling, Tile
 
 __all__ = [
     "MAX_SHIFT",
@@ -23,7 +22,6 @@ __all__ = [
     "constant_payloads",
     "result_elements",
     "result_payload_bits",
-    "tile_activations",
     "weight_beats",
     "weight_payload_bits",
     "weight_payloads",
@@ -40,37 +38,6 @@ MAX_SHIFT = 47
 
 
 # -- order -------------------------------------------------------------------------------------------------------------
-
-
-def tile_activations(tiling: LayerTiling, tile: Tile, activations: NDArray[np.int8]) -> NDArray[np.int8]:
-    """The inputs that a tile sees, zero past the layer's edge; a tile that holds base and rest sees some twice.
-
-    Parameters
-    ----------
-    tiling : LayerTiling
-        The layer's tiling.
-    tile : Tile
-        One of its tiles.
-    activations : int8 [V, inputs]
-        Vectors of the layer.
-
-    Returns
-    -------
-    int8 [V, rows * w]
-        The windows of the tile's rows, in natural order.
-
-    Raises
-    ------
-    ValueError
-        If the vectors have not the layer's inputs.
-    """
-    _check(activations, "activations", np.int8, (None, tiling.inputs))
-    window = tiling.config.window(tile.pattern, tiling.groups)
-    parts = []
-    for span in tile.spans:
-        part = activations[:, span.start : span.stop]
-        parts.append(np.pad(part, ((0, 0), (0, -len(span) % window))))
-    return np.concatenate(parts, axis=1)
 
 
 def activation_beats(

@@ -63,6 +63,14 @@ def _pack(values: Mapping[str, int], layout: Mapping[str, int]) -> int:
     return payload
 
 
+def _unpack(payload: int, layout: Mapping[str, int]) -> dict[str, int]:
+    fields, position = {}, 0
+    for name, width in layout.items():
+        fields[name] = payload >> position & ((1 << width) - 1)
+        position += width
+    return fields
+
+
 @dataclass(frozen=True, kw_only=True)
 class Load:
     """Fill a bank with a tile's weights.
@@ -150,3 +158,28 @@ class Run:
             "release": int(self.release),
         }
         return _pack(values, RUN_FIELDS)
+
+    @classmethod
+    def from_payload(cls, config: MacroConfig, payload: int) -> Run:
+        """The command that a payload of the ``run`` stream holds; the inverse of `payload`.
+
+        Raises
+        ------
+        ValueError
+            If the payload names a pattern that is not on the configuration's menu.
+        """
+        fields = _unpack(payload, RUN_FIELDS)
+        if fields["pattern"] >= len(config.patterns):
+            limit = len(config.patterns)
+            raise ValueError(f"pattern must be below {limit}, the menu's length, not {fields['pattern']}")
+        return cls(
+            bank=fields["bank"],
+            pattern=config.patterns[fields["pattern"]],
+            groups=1 << fields["groups"],
+            rows=fields["rows"],
+            vectors=fields["vectors"],
+            first_k=bool(fields["first_k"]),
+            last_k=bool(fields["last_k"]),
+            requantize=bool(fields["requantize"]),
+            release=bool(fields["release"]),
+        )

@@ -1,25 +1,18 @@
-"""The cells of a layer's tiles: its weights in the slot format, each part's in slot rows of its own."""
+"""What a layer's tiles hold and see: its weights in the slot format, in cells, and the activations that meet them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flexcim.config.macro import MacroConfig
-from flexcim.errors import FlexCiMError
+from flexcim.packed.parts import TilingError
 from flexcim.packed.slots import decode_slots, encode_slots
+from flexcim.packed.tiling import LayerTiling, Tile
 
-if TYPE_CHECKING:  # which offers these functions beside the tiling
-    from flexcim.packed.tiling import LayerTiling
-
-__all__ = ["TilingError", "pack_layer", "sparser_cells", "unpack_layer", "unpack_parts"]
-
-
-class TilingError(FlexCiMError):
-    """A layer that does not fit the macro; the message names the layer's value and the limit."""
+__all__ = ["pack_layer", "sparser_cells", "tile_activations", "unpack_layer", "unpack_parts"]
 
 
 def pack_layer(
@@ -199,3 +192,37 @@ def sparser_cells(tiling: LayerTiling, cells: NDArray) -> NDArray:
     for place, tile in enumerate(sparser.tiles):
         found[place, tile.rows :] = 0
     return found
+
+
+def tile_activations(tiling: LayerTiling, tile: Tile, activations: NDArray[np.int8]) -> NDArray[np.int8]:
+    """The inputs that a tile sees, zero past the layer's edge; a tile that holds base and rest sees some twice.
+
+    Parameters
+    ----------
+    tiling : LayerTiling
+        The layer's tiling.
+    tile : Tile
+        One of its tiles.
+    activations : int8 [V, inputs]
+        Vectors of the layer.
+
+    Returns
+    -------
+    int8 [V, rows * w]
+        The windows of the tile's rows, in natural order.
+
+    Raises
+    ------
+    ValueError
+        If the vectors have not the layer's inputs.
+    """
+    if activations.dtype != np.int8 or activations.ndim != 2 or activations.shape[1] != tiling.inputs:
+        raise ValueError(
+            f"activations must be int8 [any, {tiling.inputs}], not {activations.dtype} {list(activations.shape)}"
+        )
+    window = tiling.config.window(tile.pattern, tiling.groups)
+    parts = []
+    for span in tile.spans:
+        part = activations[:, span.start : span.stop]
+        parts.append(np.pad(part, ((0, 0), (0, -len(span) % window))))
+    return np.concatenate(parts, axis=1)

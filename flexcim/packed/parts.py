@@ -7,8 +7,13 @@ from dataclasses import dataclass
 
 from flexcim.config.macro import MacroConfig, ceil_div
 from flexcim.config.pattern import Pattern
+from flexcim.errors import FlexCiMError
 
-__all__ = ["Part", "lay_out", "legal_groups"]
+__all__ = ["Part", "TilingError", "lay_out", "legal_groups"]
+
+
+class TilingError(FlexCiMError):
+    """A layer that does not fit the macro; the message names the layer's value and the limit."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Tiling: a linear layer of any shape becomes tiles of the macro and a program of commands; the cells of its tiles."""
+"""Tiling: a linear layer of any shape becomes tiles of the macro and a program of commands."""
 
 from __future__ import annotations
 
@@ -12,20 +12,9 @@ from flexcim.config.pattern import Pattern
 from flexcim.macro.commands import MAX_VECTORS, Load, Run
 from flexcim.macro.cycles import program_cycles
 from flexcim.macro.program import LoadStep, Program, RunStep, Step
-from flexcim.packed.cells import TilingError, pack_layer, sparser_cells, unpack_layer, unpack_parts
-from flexcim.packed.parts import Part, lay_out, legal_groups
+from flexcim.packed.parts import Part, TilingError, lay_out, legal_groups
 
-__all__ = [
-    "LayerTiling",
-    "Tile",
-    "TilingError",
-    "legal_groups",
-    "pack_layer",
-    "sparser_cells",
-    "tile_layer",
-    "unpack_layer",
-    "unpack_parts",
-]
+__all__ = ["LayerTiling", "Tile", "tile_layer"]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from flexcim.config.macro import ConfigError, preset
+from flexcim.config.errors import ConfigError
+from flexcim.config.macro import preset
 from flexcim_sim.workers import Job, WorkerError, workers
 
 

@@ -8,18 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexcim.config.macro import MacroConfig
-from flexcim.macro.beats import (
-    activation_beats,
-    activation_payloads,
-    result_elements,
-    tile_activations,
-    weight_beats,
-    weight_payloads,
-)
+from flexcim.macro.beats import activation_beats, activation_payloads, result_elements, weight_beats, weight_payloads
 from flexcim.macro.commands import Load, Run
 from flexcim.macro.cycles import program_cycles
 from flexcim.macro.program import LoadStep, Program, RunStep
-from flexcim.packed.tiling import LayerTiling, pack_layer
+from flexcim.packed.cells import pack_layer, tile_activations
+from flexcim.packed.tiling import LayerTiling
 from tests.support.sparse_weights import random_weights
 
 STREAMS = ("load", "run", "weights", "activations")

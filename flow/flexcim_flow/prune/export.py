@@ -16,8 +16,8 @@ import tomli_w
 
 from flexcim import files
 from flexcim.errors import FlexCiMError
+from flexcim.packed.cells import pack_layer
 from flexcim.packed.folder import PackedLayer, PackedModel, write_packed
-from flexcim.packed.tiling import pack_layer
 from flexcim_flow.common.journal import Journal
 from flexcim_flow.layer.treatment import Numerics
 from flexcim_flow.measure.evaluation import Evaluation

@@ -13,8 +13,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flexcim.config.macro import ConfigError, read_toml
+from flexcim.config.errors import ConfigError
 from flexcim.config.pattern import Pattern
+from flexcim.config.toml import read_toml
 from flexcim.errors import FlexCiMError
 from flexcim_flow.choice.problem import Choice
 from flexcim_flow.common.options import Method, Score, Update
@@ -115,7 +116,7 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
         raise PlanError(f'{path}: layers must be tables such as [layers."model.layers.0.fc1"], not {layers!r}')
     return Plan(
         path=path,
-        method=_option(path, document, "method", Method) or Method.FLOW,
+        method=_option(path, document, "method", Method) or Method.MEASURED,
         score=_option(path, document, "score", Score),
         update=_option(path, document, "update", Update),
         choices={name: _choice(path, name, entry) for name, entry in layers.items()},

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flexcim.config.accelerator import AcceleratorConfig
 from flexcim.files import write_text
+from flexcim_hw.verilog.accelerator import generate_accelerator
 from flexcim_hw.verilog.macro import GeneratedVerilog
 from flexcim_sim.build.simulators import build_model, build_root, check_tools, claimed, content_key, version
 
-__all__ = ["Library", "StreamPorts", "build_library", "build_with", "find_streams"]
+__all__ = ["Library", "StreamPorts", "build_accelerator_library", "build_library", "build_with", "find_streams"]
 
 _HARNESS = Path(__file__).with_name("harness.cpp")
 
@@ -119,6 +121,11 @@ def build_library(verilog: GeneratedVerilog) -> Library:
     streams, watched = find_streams(ports)
     sources = {"design.inc": _adapter(streams, watched), _HARNESS.name: _HARNESS.read_text(encoding="utf-8")}
     return Library(build_with(verilog, sources, "library.so"), streams, watched)
+
+
+def build_accelerator_library(config: AcceleratorConfig) -> Library:
+    """Generate an accelerator's Verilog, and build it as `build_library` does."""
+    return build_library(generate_accelerator(config))
 
 
 def build_with(verilog: GeneratedVerilog, sources: Mapping[str, str], output: str) -> Path:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from flexcim.config.pattern import Pattern
-from flexcim.packed.tiling import pack_layer, tile_layer
+from flexcim.packed.cells import pack_layer
+from flexcim.packed.tiling import tile_layer
 from flexcim_hw.verilog.macro import GeneratedVerilog
 from flexcim_sim.bench.run.layer import run_layer
 from flexcim_sim.build.simulators import SimulatorError

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from flexcim.macro.beats import activation_beats, tile_activations
+from flexcim.macro.beats import activation_beats
+from flexcim.packed.cells import tile_activations
 from flexcim.packed.tiling import LayerTiling
 from flexcim_sim.golden.macro import GoldenMacro
 

@@ -13,8 +13,8 @@ from flexcim.compiler.layer import CompiledLayer, compile_layer
 from flexcim.compiler.model import LayerShape, layer_cells, layer_shapes
 from flexcim.config.accelerator import AcceleratorConfig
 from flexcim.errors import FlexCiMError
+from flexcim.packed.cells import unpack_layer
 from flexcim.packed.folder import PackedLayer, PackedModel
-from flexcim.packed.tiling import unpack_layer
 from flexcim_sim.golden.accelerator import GoldenAccelerator, WordStream
 from flexcim_sim.runtime.driver import SimulatedAccelerator
 

@@ -32,7 +32,7 @@ class SimulatedAccelerator:
     config : AcceleratorConfig
         The accelerator, whose registers are behind AXI4-Lite.
     library : Library
-        What `flexcim_sim.build.accelerator_library.build_accelerator_library` built of it.
+        What `flexcim_sim.build.library.build_accelerator_library` built of it.
 
     Attributes
     ----------

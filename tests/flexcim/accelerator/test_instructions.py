@@ -19,7 +19,8 @@ from flexcim.accelerator.instructions import (
     decode,
     encode,
 )
-from flexcim.config.macro import ConfigError, MacroConfig
+from flexcim.config.errors import ConfigError
+from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern
 
 CONFIG = MacroConfig()

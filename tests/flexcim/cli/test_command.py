@@ -21,6 +21,8 @@ from flexcim.cli import command, main
 from flexcim.cli.command import SUBCOMMANDS, Subcommand
 from flexcim.config.accelerator import ACCELERATOR_PRESETS, AcceleratorConfig
 from flexcim.config.macro import PRESETS, MacroConfig
+from flexcim.config.parameters import parameters
+from flexcim.config.presets import REGISTRY
 
 WING = '''
 """A stand-in for a wing's command line."""
@@ -193,7 +195,11 @@ def test_the_version(read):
 
 def test_the_presets_are_listed_with_all_their_parameters(read):
     assert main(["presets"]) == 0
-    table, _, rest = read()[0].partition("patterns\n")
+    heading, _, text = read()[0].partition("\n")
+    named, _, text = text.partition("┏")
+    assert heading == "presets"
+    assert [line.split(maxsplit=1) for line in named.splitlines()] == [[row.name, row.stands_for] for row in REGISTRY]
+    table, _, rest = text.partition("patterns\n")
     menus, _, accelerators = rest.partition("┏")
     columns = re.search(r"parameter +(.*)", table.replace("┃", ""))
     assert columns is not None
@@ -218,6 +224,19 @@ def test_a_preset_is_printed_as_toml(name, read, tmp_path):
     assert main(["presets", name]) == 0
     (tmp_path / "my.toml").write_text(read()[0])
     assert MacroConfig.from_toml(tmp_path / "my.toml") == PRESETS[name]
+
+
+def test_a_printed_preset_says_what_each_parameter_is(read):
+    assert main(["presets", "accelerator-board"]) == 0
+    text = read()[0]
+    assert text.startswith(
+        "# accelerator-board: one macro `board` behind 32-bit buses, with small memories\n\n[macro]\n"
+    )
+    for row in (*parameters(MacroConfig), *parameters(AcceleratorConfig)):
+        assert row.is_table or row.meaning in text
+    assert "\n# R: slot rows in a sub-macro (1 – 1024)\nrows = 8\n" in text
+    assert "\n# what the registers are reached by (axi4-lite, wishbone)\nregister_bus = " in text
+    assert "\n# build the requantizer (block 6)\nrequantizer = false\n" in text
 
 
 @pytest.mark.parametrize("name", ACCELERATOR_PRESETS)

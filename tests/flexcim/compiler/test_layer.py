@@ -12,12 +12,13 @@ from flexcim.accelerator.cycles import AcceleratorTiming
 from flexcim.accelerator.instructions import AcceleratorProgram, Loop, RunTiles
 from flexcim.compiler.layer import all_banks, compile_layer, compile_resident_layer
 from flexcim.compiler.mapping import CompileError, candidate_mappings
-from flexcim.compiler.programs import make_programs
+from flexcim.compiler.program_memory import make_programs
 from flexcim.compiler.schedule import schedule_layer
 from flexcim.config.accelerator import ACCELERATOR_PRESETS, AcceleratorConfig
 from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern
-from flexcim.packed.tiling import LayerTiling, pack_layer
+from flexcim.packed.cells import pack_layer
+from flexcim.packed.tiling import LayerTiling
 from flexcim_sim.golden.accelerator import GoldenAccelerator, WordStream
 from tests.support.accelerators import ACCELERATORS, play, program_stimuli
 from tests.support.sparse_weights import random_weights

@@ -14,8 +14,9 @@ from flexcim.compiler.model import LayerShape, compile_model, layer_cells, layer
 from flexcim.config.accelerator import AcceleratorConfig
 from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern
+from flexcim.packed.cells import pack_layer, unpack_layer
 from flexcim.packed.folder import PackedLayer, PackedModel
-from flexcim.packed.tiling import LayerTiling, pack_layer, unpack_layer
+from flexcim.packed.tiling import LayerTiling
 from flexcim_sim.golden.accelerator import GoldenAccelerator, WordStream
 from tests.support.accelerators import ACCELERATORS
 from tests.support.sparse_weights import random_weights

@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from flexcim.config.accelerator import ACCELERATOR_PRESETS, AcceleratorConfig, accelerator_preset, names_accelerator
-from flexcim.config.macro import PRESETS, ConfigError, MacroConfig
+from flexcim.config.accelerator import ACCELERATOR_PRESETS, AcceleratorConfig, names_accelerator
+from flexcim.config.errors import ConfigError
+from flexcim.config.macro import PRESETS, MacroConfig
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ from flexcim.config.macro import PRESETS, ConfigError, MacroConfig
             {"macro": {"requantizer": True}},
             "macro.requantizer must be false in an accelerator, which has no port for its constants, not true",
         ),
-        ({"macro": {"sub_macros": 3}}, "sub_macros must be a power of two, not 3"),
+        ({"macro": {"sub_macros": 3}}, "sub_macros must be a power of two from 1 to 64, not 3"),
         ({"macro": 4}, "macro must be a table, not 4"),
         ({"macross": 2}, "unknown parameter 'macross'; did you mean 'macros'?"),
         ({"macros": 2.0}, "macros must be an integer, not 2.0"),
@@ -73,26 +74,19 @@ def test_a_file_says_what_differs_from_a_preset(text, config, tmp_path):
         ("accelerator = 3\n", "accelerator must be a table, not 3"),
         ("[accelerator.macro]\n", "the macro's parameters belong into a table [macro] of its own, not [accelerator]"),
         ("[accelerator]\nmacros = 99\n", "macros must be between 1 and 16, not 99"),
+        ("[accelerator]\nmacros = 0x" + "f" * 5000, "Exceeds the limit (4300"),
+        ("macro = 3\n", "macro must be a table, not 3"),
         ('preset = "no"\n', f"unknown preset 'no'; known are {', '.join((*ACCELERATOR_PRESETS, *PRESETS))}"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_told_with_its_name(text, message, tmp_path):
     path = tmp_path / "wrong.toml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=f"^{re.escape(f'{path}: {message}')}$"):
+    with pytest.raises(ConfigError, match=f"^{re.escape(f'{path}: {message}')}"):
         AcceleratorConfig.from_toml(path)
-
-
-def test_a_folder_that_is_not_there_is_told(tmp_path):
-    with pytest.raises(ConfigError, match=r"cannot be written \(No such file or directory\)"):
-        AcceleratorConfig().to_toml(tmp_path / "none" / "a.toml")
 
 
 def test_a_macro_has_no_accelerator(tmp_path):
     path = tmp_path / "macro.toml"
     path.write_text('preset = "board"\n[macro]\nrows = 4\n')
     assert not names_accelerator(path)
-
-
-def test_any_macro_makes_an_accelerator():
-    assert accelerator_preset("dense") == AcceleratorConfig(macro=PRESETS["dense"])

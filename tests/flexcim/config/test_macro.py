@@ -1,36 +1,22 @@
-"""The configuration: every rule with its message, derived figures, TOML and presets."""
+"""The configuration: every rule with its message, derived figures, and TOML."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flexcim.config.macro import DEFAULT_PATTERNS, PRESETS, ConfigError, MacroConfig, ceil_div, preset
+from flexcim.config.errors import ConfigError
+from flexcim.config.macro import PRESETS, MacroConfig, ceil_div, preset
+from flexcim.config.parameters import parameters
 from flexcim.config.pattern import Pattern
-from flexcim.errors import FlexCiMError
 
 # --- Rules -----------------------------------------------------------------------------------------------------------
 
-RANGES = {
-    "sub_macros": (1, 64),
-    "rows": (1, 1024),
-    "columns": (1, 1024),
-    "lanes": (1, 256),
-    "index_bits": (0, 8),
-    "weight_bits": (2, 8),
-    "activation_bits": (2, 8),
-    "bits_per_cycle": (1, 8),
-    "banks": (1, 8),
-    "activation_port": (1, 4096),
-    "weight_port": (1, 65536),
-    "result_port": (1, 65536),
-    "accumulator_depth": (1, 65536),
-}
+NUMBERS = {row.name: row for row in parameters(MacroConfig) if row.kind is int}
 
 
 def make(**values: Any) -> MacroConfig:
@@ -38,35 +24,21 @@ def make(**values: Any) -> MacroConfig:
     return MacroConfig(**values)
 
 
-@pytest.mark.parametrize("name", RANGES)
+@pytest.mark.parametrize("name", NUMBERS)
 def test_a_number_out_of_its_range_is_refused(name):
-    low, high = RANGES[name]
+    low, high = NUMBERS[name].low, NUMBERS[name].high
+    assert low is not None
+    assert high is not None
+    rule = f"a power of two from {low} to {high}" if name == "sub_macros" else f"between {low} and {high}"
     for value in (low - 1, high + 1, -5):
-        with pytest.raises(ConfigError, match=f"^{name} must be between {low} and {high}, not {value}$"):
+        with pytest.raises(ConfigError, match=f"^{name} must be {rule}, not {value}$"):
             make(**{name: value})
-
-
-def test_every_number_has_a_range():
-    numbers = {field.name for field in dataclasses.fields(MacroConfig)} - {"patterns", "requantizer"}
-    assert numbers == set(RANGES)
-
-
-def test_the_contract_says_the_ranges_and_defaults():
-    """The table of docs/architecture.md, section 1."""
-    text = (Path(__file__).resolve().parents[3] / "docs" / "architecture.md").read_text(encoding="utf-8")
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
-    told = {cells[1].strip("`"): cells[3:] for cells in rows if len(cells) == 5}
-    for name, (low, high) in RANGES.items():
-        default = "C" if name == "weight_port" else str(getattr(MacroConfig(), name))
-        assert told[name] == [f"{low} – {high}", default]
-    assert told["patterns"][1] == " ".join(map(str, DEFAULT_PATTERNS))
-    assert {field.name for field in dataclasses.fields(MacroConfig)} <= set(told)
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"sub_macros": 6}, "sub_macros must be a power of two, not 6"),
+        ({"sub_macros": 6}, "sub_macros must be a power of two from 1 to 64, not 6"),
         ({"bits_per_cycle": 3}, "bits_per_cycle must divide activation_bits, but 3 does not divide 8"),
         (
             {"lanes": 9},
@@ -178,10 +150,6 @@ def test_a_configuration_is_frozen_and_hashable():
     assert hash(config) == hash(make(patterns=["1:1", "2:4"]))
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.rows = 8  # type: ignore[misc]
-
-
-def test_config_errors_are_the_users():
-    assert issubclass(ConfigError, FlexCiMError)
 
 
 # --- What follows ----------------------------------------------------------------------------------------------------
@@ -306,9 +274,6 @@ def test_an_unknown_parameter_is_refused_with_a_suggestion():
     ("text", "message"),
     [
         ("rows = ", r"is no TOML \("),
-        (b"\xff\xfe", r"is no TOML \("),
-        ("rows = " + "1" * 5000, r"is no TOML \(Exceeds the limit \(4300"),
-        ("rows = " + "[" * 5000, "is no TOML that can be read, its brackets are nested too deeply$"),
         ("[macro]\nrows = 0x" + "f" * 5000, r"Exceeds the limit \(4300"),
         ("rows = 8", "unknown key 'rows'; a configuration has 'preset' and a table"),
         ("macro = 5", "macro must be a table, not 5"),
@@ -321,38 +286,6 @@ def test_an_unknown_parameter_is_refused_with_a_suggestion():
 )
 def test_a_bad_toml_file_is_refused_by_name(text, message, tmp_path):
     path = tmp_path / "macro.toml"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    path.write_text(text)
     with pytest.raises(ConfigError, match=rf"macro\.toml: {message}"):
         MacroConfig.from_toml(path)
-
-
-def test_a_missing_file_is_refused_by_name(tmp_path):
-    with pytest.raises(ConfigError, match=r"none\.toml: cannot be read \(No such file"):
-        MacroConfig.from_toml(tmp_path / "none.toml")
-
-
-def test_a_file_that_cannot_be_written_is_refused_by_name(tmp_path):
-    with pytest.raises(ConfigError, match=r"macro\.toml: cannot be written \(No such file"):
-        MacroConfig().to_toml(tmp_path / "none" / "macro.toml")
-    (tmp_path / "folder.toml").mkdir()
-    with pytest.raises(ConfigError, match=r"folder\.toml: cannot be written \(Is a directory"):
-        MacroConfig().to_toml(tmp_path / "folder.toml")
-    assert os.listdir(tmp_path) == ["folder.toml"]
-
-
-# --- Presets ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_presets_are_those_of_the_architecture():
-    assert list(PRESETS) == ["flexcim", "wide", "two-lane", "dense", "double-broadcast", "fixed-2-4", "board"]
-    assert preset("flexcim") == MacroConfig()
-    assert " ".join(map(str, DEFAULT_PATTERNS)) == "1:1 4:5 4:6 4:7 4:8 4:9 4:10 4:11 2:4 2:8 1:2 1:4"
-    assert set(map(str, preset("wide").patterns)) - set(map(str, DEFAULT_PATTERNS)) == {"1:8", "2:5", "2:6", "2:7"}
-    assert preset("wide").activation_port == 128
-    assert preset("dense").cell_bits == 8
-
-
-@pytest.mark.parametrize("name", ["Board", "", None])
-def test_an_unknown_preset_is_refused(name):
-    with pytest.raises(ConfigError, match=f"unknown preset {name!r}; known are flexcim, "):
-        preset(name)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flexcim.config.macro import PRESETS, ConfigError, MacroConfig
+from flexcim.config.errors import ConfigError
+from flexcim.config.macro import PRESETS, MacroConfig
 from flexcim.config.pattern import Pattern
 from flexcim.macro.beats import (
     activation_beats,
@@ -19,11 +20,11 @@ from flexcim.macro.beats import (
     constant_payloads,
     result_elements,
     result_payload_bits,
-    tile_activations,
     weight_beats,
     weight_payload_bits,
     weight_payloads,
 )
+from flexcim.packed.cells import tile_activations
 from flexcim.packed.tiling import LayerTiling
 
 CONFIGS = {

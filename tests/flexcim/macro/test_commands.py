@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from flexcim.config.macro import ConfigError, MacroConfig
+from flexcim.config.errors import ConfigError
+from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern
 from flexcim.macro.commands import LOAD_FIELDS, MAX_VECTORS, RUN_FIELDS, ErrorKind, Load, Run
 
@@ -41,6 +42,22 @@ def test_the_widths_of_the_streams():
 def test_a_load_payload():
     assert Load(bank=5, rows=3).payload() == 5 | 3 << 4
     assert Load(bank=15, rows=0xFFFF, constants=True).payload() == (1 << 21) - 1
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"first_k": False, "requantize": True}, {"last_k": False, "release": False, "groups": 4, "bank": 0}]
+)
+def test_a_run_is_read_back_from_its_payload(changes):
+    config = MacroConfig()
+    assert Run.from_payload(config, run(**changes).payload(config)) == run(**changes)
+
+
+def test_a_pattern_off_the_menu_is_no_run():
+    config = MacroConfig()
+    last = run(pattern=config.patterns[-1]).payload(config)
+    menu = len(config.patterns)
+    with pytest.raises(ValueError, match=f"pattern must be below {menu}, the menu's length, not {menu}"):
+        Run.from_payload(config, last + (1 << LOAD_FIELDS["bank"]))
 
 
 def test_a_run_payload():

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from flexcim.config.macro import PRESETS
-from flexcim.macro.beats import tile_activations
+from flexcim.packed.cells import pack_layer, tile_activations, unpack_layer
+from flexcim.packed.parts import TilingError
 from flexcim.packed.slots import SlotError, encode_slots
-from flexcim.packed.tiling import LayerTiling, TilingError, pack_layer, unpack_layer
+from flexcim.packed.tiling import LayerTiling
 from tests.flexcim.packed.test_tiling import SMALL, for_each_mode, make, shapes
 from tests.support.sparse_weights import random_weights
 

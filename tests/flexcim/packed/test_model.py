@@ -10,8 +10,9 @@ import pytest
 
 from flexcim.config.macro import preset
 from flexcim.config.pattern import Pattern
+from flexcim.packed.cells import pack_layer
 from flexcim.packed.folder import PackedError, PackedLayer
-from flexcim.packed.tiling import pack_layer, tile_layer
+from flexcim.packed.tiling import tile_layer
 from tests.support.sparse_weights import random_weights
 
 CONFIG = preset("board")

@@ -7,18 +7,12 @@ import re
 import numpy as np
 import pytest
 
-from flexcim.config.macro import ConfigError, MacroConfig
+from flexcim.config.errors import ConfigError
+from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern, union
-from flexcim.packed.tiling import (
-    LayerTiling,
-    TilingError,
-    legal_groups,
-    pack_layer,
-    sparser_cells,
-    tile_layer,
-    unpack_layer,
-    unpack_parts,
-)
+from flexcim.packed.cells import pack_layer, sparser_cells, unpack_layer, unpack_parts
+from flexcim.packed.parts import TilingError, legal_groups
+from flexcim.packed.tiling import LayerTiling, tile_layer
 from flexcim_sim.golden.layer import layer_outputs
 from tests.support.sparse_weights import random_parts
 

@@ -7,13 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flexcim.config.macro import PRESETS, ConfigError, MacroConfig
+from flexcim.config.errors import ConfigError
+from flexcim.config.macro import PRESETS, MacroConfig
 from flexcim.config.pattern import Pattern
 from flexcim.macro.commands import MAX_VECTORS, Load, Run
 from flexcim.macro.cycles import program_cycles
 from flexcim.macro.program import LoadStep, RunStep
 from flexcim.packed import tiling as tiling_module
-from flexcim.packed.tiling import LayerTiling, Tile, TilingError, tile_layer
+from flexcim.packed.parts import TilingError
+from flexcim.packed.tiling import LayerTiling, Tile, tile_layer
 
 SMALL = MacroConfig(
     sub_macros=4,

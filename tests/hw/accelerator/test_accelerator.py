@@ -12,7 +12,7 @@ from flexcim.accelerator.cycles import AcceleratorTiming, stall_pattern
 from flexcim.accelerator.instructions import INSTRUCTION_FIELDS
 from flexcim.compiler.layer import compile_layer
 from flexcim.errors import FlexCiMError
-from flexcim.packed.tiling import pack_layer
+from flexcim.packed.cells import pack_layer
 from flexcim_sim.bench.stimuli.accelerator import RandomPrograms
 from flexcim_sim.golden.accelerator import GoldenAccelerator, WordStream
 from tests.support.accelerators import ACCELERATORS, play, program_stimuli

@@ -13,7 +13,7 @@ from flexcim.config.macro import MacroConfig
 from flexcim.macro.beats import activation_beats, constant_beats, constant_payloads, result_elements
 from flexcim.macro.commands import ErrorKind, Load, Run
 from flexcim.macro.program import LoadStep
-from flexcim.packed.tiling import pack_layer
+from flexcim.packed.cells import pack_layer
 from flexcim_hw.macro.macro import Macro
 from flexcim_sim.golden.macro import GoldenMacro
 from flexcim_sim.golden.requantizer import requantize

@@ -435,7 +435,7 @@ def test_generate_explains_itself(read):
     [
         (["--config", "{tmp}/missing.toml"], "{tmp}/missing.toml: cannot be read (No such file or directory)"),
         (["--config", "{tmp}/bad.toml"], "{tmp}/bad.toml: is no TOML (.*)"),
-        (["--config", "{tmp}/rule.toml"], "{tmp}/rule.toml: sub_macros must be a power of two, not 3"),
+        (["--config", "{tmp}/rule.toml"], "{tmp}/rule.toml: sub_macros must be a power of two from 1 to 64, not 3"),
         (["--config", "{tmp}/key.toml"], "{tmp}/key.toml: unknown parameter 'colums'; did you mean 'columns'\\?"),
         (["--preset", "bord"], f"unknown preset 'bord'; known are {', '.join(PRESETS)}"),
         (["--name", "a-b"], "--name must be a Verilog identifier, not 'a-b'"),

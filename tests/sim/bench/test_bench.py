@@ -13,7 +13,8 @@ import pytest
 
 from flexcim.config.macro import PRESETS, MacroConfig
 from flexcim.config.pattern import Pattern
-from flexcim.packed.tiling import pack_layer, tile_layer
+from flexcim.packed.cells import pack_layer
+from flexcim.packed.tiling import tile_layer
 from flexcim_hw.verilog.macro import generate
 from flexcim_sim.bench.run.layer import run_layer
 from flexcim_sim.bench.run.verify import verify_macro

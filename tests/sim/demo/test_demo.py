@@ -17,8 +17,9 @@ import torch
 from flexcim.cli import main
 from flexcim.config.macro import MacroConfig, preset
 from flexcim.config.pattern import Pattern
+from flexcim.packed.cells import pack_layer
 from flexcim.packed.folder import PackedLayer, read_packed
-from flexcim.packed.tiling import pack_layer, tile_layer
+from flexcim.packed.tiling import tile_layer
 from flexcim_sim.bench.run.layer import LayerRun
 from flexcim_sim.build.simulators import SimulatorError
 from flexcim_sim.demo import demo, simulation

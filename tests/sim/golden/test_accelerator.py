@@ -10,7 +10,7 @@ import pytest
 from flexcim.accelerator.instructions import AcceleratorError, Loop
 from flexcim.compiler.layer import compile_layer
 from flexcim.errors import FlexCiMError
-from flexcim.packed.tiling import pack_layer
+from flexcim.packed.cells import pack_layer
 from flexcim_sim.bench.stimuli.accelerator_illegal import illegal_programs, rounds
 from flexcim_sim.golden.accelerator import GoldenAccelerator, WordStream
 from tests.support.accelerators import ACCELERATORS

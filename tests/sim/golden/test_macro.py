@@ -15,8 +15,9 @@ from flexcim.config.macro import PRESETS, MacroConfig
 from flexcim.config.pattern import Pattern
 from flexcim.errors import FlexCiMError
 from flexcim.macro.commands import LOAD_FIELDS, RUN_FIELDS, ErrorKind, Load, Run
+from flexcim.packed.cells import pack_layer, unpack_layer
 from flexcim.packed.slots import decode_slots
-from flexcim.packed.tiling import pack_layer, tile_layer, unpack_layer
+from flexcim.packed.tiling import tile_layer
 from flexcim_sim.golden.layer import layer_outputs
 from flexcim_sim.golden.macro import GoldenMacro, command_fields
 from tests.support.sparse_weights import random_weights

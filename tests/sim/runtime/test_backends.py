@@ -8,11 +8,12 @@ import torch
 
 from flexcim.cli import main
 from flexcim.config.pattern import Pattern
+from flexcim.packed.cells import pack_layer
 from flexcim.packed.folder import PackedLayer, PackedModel, write_packed
-from flexcim.packed.tiling import LayerTiling, pack_layer
+from flexcim.packed.tiling import LayerTiling
 from flexcim_flow.layer.quantization import QuantizedLinear, quantize_weights
 from flexcim_flow.model.blocks import find_blocks
-from flexcim_sim.build.accelerator_library import build_accelerator_library
+from flexcim_sim.build.library import build_accelerator_library
 from flexcim_sim.runtime.backends import (
     Backend,
     BackendError,

@@ -13,8 +13,8 @@ from flexcim.compiler.layer import compile_layer
 from flexcim.config.accelerator import AcceleratorConfig
 from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern
-from flexcim.packed.tiling import pack_layer
-from flexcim_sim.build.accelerator_library import build_accelerator_library
+from flexcim.packed.cells import pack_layer
+from flexcim_sim.build.library import build_accelerator_library
 from flexcim_sim.runtime.driver import DriverError, SimulatedAccelerator
 from tests.support.sparse_weights import random_weights
 

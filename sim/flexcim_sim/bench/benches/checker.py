@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from flexcim.config.macro import SUM_BITS, MacroConfig
 from flexcim.errors import FlexCiMError
 from flexcim.macro.beats import result_elements
-from flexcim.macro.commands import LOAD_FIELDS, RUN_FIELDS, ErrorKind
-from flexcim_sim.bench.stimuli.macro import LoadItem, Stimulus, as_run
+from flexcim.macro.commands import LOAD_FIELDS, RUN_FIELDS, ErrorKind, Run
+from flexcim_sim.bench.stimuli.macro import LoadItem, Stimulus
 from flexcim_sim.golden.macro import GoldenMacro, command_fields, load_error
 
 __all__ = ["Checker", "Expectation", "MismatchError", "expect"]
@@ -111,7 +111,7 @@ def expect(stimulus: Stimulus) -> Expectation:
         if error is ErrorKind.ACTIVATIONS_LAST:
             break
         vectors += len(run.beats)
-        if as_run(config, run.payload).release:
+        if Run.from_payload(config, run.payload).release:
             del resident[bank]
     return Expectation(config, runs, error)
 
@@ -211,7 +211,7 @@ class Checker:
         config = self._expectation.config
         elements, last = result_elements(config, [payload, self._expected[self.beats]])
         run, vector, beat = self._place()
-        command = as_run(config, self._stimulus.runs[run.index].payload)
+        command = Run.from_payload(config, self._stimulus.runs[run.index].payload)
         where = f"run {run.index} ({command.pattern}, groups {command.groups}), vector {vector}"
         wrong = np.flatnonzero(elements[0] != elements[1])
         if not len(wrong):

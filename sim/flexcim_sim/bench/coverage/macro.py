@@ -15,7 +15,6 @@ from flexcim.config.macro import MacroConfig
 from flexcim.macro.commands import RUN_FIELDS, Run
 from flexcim_sim.bench.coverage.model import SeenRun
 from flexcim_sim.bench.ends.streams import ContractError, level
-from flexcim_sim.bench.stimuli.macro import as_run
 from flexcim_sim.golden.macro import command_fields
 
 __all__ = ["Handshake", "RunMonitor", "paused_streams"]
@@ -145,7 +144,7 @@ class RunMonitor:
             or (config.patterns[fields["pattern"]], 1 << fields["groups"]) not in config.modes
         ):
             raise ContractError(f"cycle {cycle}: activations were taken for a run that is illegal ({fields})")
-        command = run.command = as_run(config, run.payload)
+        command = run.command = Run.from_payload(config, run.payload)
         window = config.window(command.pattern, command.groups)
         run.beats_left = command.vectors * config.vector_beats(window, command.rows)
         if command.last_k:

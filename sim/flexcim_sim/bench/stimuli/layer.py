@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from flexcim.macro.beats import activation_beats, result_elements, tile_activations
+from flexcim.macro.beats import activation_beats, result_elements
+from flexcim.packed.cells import tile_activations
 from flexcim.packed.tiling import LayerTiling
 from flexcim_sim.bench.stimuli.macro import Image, Stimulus
 

@@ -19,11 +19,11 @@ from flexcim.macro.beats import (
     weight_payload_bits,
     weight_payloads,
 )
-from flexcim.macro.commands import LOAD_FIELDS, RUN_FIELDS, Load, Run
+from flexcim.macro.commands import LOAD_FIELDS, Load, Run
 from flexcim.macro.program import LoadStep, Program, RunStep
 from flexcim_sim.golden.macro import command_fields
 
-__all__ = ["Image", "LoadItem", "RunItem", "Stimulus", "as_run", "with_fields"]
+__all__ = ["Image", "LoadItem", "RunItem", "Stimulus", "with_fields"]
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Stimulus:
             command = Load(bank=fields["bank"], rows=fields["rows"], constants=bool(fields["constants"]))
             constants = item.image.constants
             loads.append(LoadStep(command, index, 0 if constants is None else len(constants[0])))
-        return Program((*loads, *(RunStep(as_run(self.config, item.payload), 0) for item in self.runs)))
+        return Program((*loads, *(RunStep(Run.from_payload(self.config, item.payload), 0) for item in self.runs)))
 
     def payloads(self) -> dict[str, list[int]]:
         """The payloads of every input stream that the macro has, beat by beat."""
@@ -173,22 +173,6 @@ def _invert_last(payloads: list[int], beat: int | None, bits: int) -> list[int]:
     if beat is not None:
         payloads[beat] ^= 1 << (bits - 1)  # `last` is the top bit of every payload
     return payloads
-
-
-def as_run(config: MacroConfig, payload: int) -> Run:
-    """The command of a legal run payload."""
-    fields = command_fields(payload, RUN_FIELDS)
-    return Run(
-        bank=fields["bank"],
-        pattern=config.patterns[fields["pattern"]],
-        groups=1 << fields["groups"],
-        rows=fields["rows"],
-        vectors=fields["vectors"],
-        first_k=bool(fields["first_k"]),
-        last_k=bool(fields["last_k"]),
-        requantize=bool(fields["requantize"]),
-        release=bool(fields["release"]),
-    )
 
 
 def with_fields(payload: int, layout: Mapping[str, int], **values: int) -> int:
