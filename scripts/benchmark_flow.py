@@ -3,7 +3,7 @@
 
 - The masks alone, on a matrix of 4096 x 11008: group by group with topk, as Wanda's release does it.
 - All of Wanda: the same samples, batches and passes (each block is run once to measure and once to hand on).
-- FLOW with its update: against SparseGPT's procedure, which has no patterns to choose.
+- Our default, the measured choice and its update: against SparseGPT's procedure, which has no patterns to choose.
 - The published choice for 80 blocks, the slowest of all targets: against dynamic programming over quarters of a block,
   whose optimum it must have.
 - The locality of 10 million outliers, exact: against all pairs, of as many outliers as take that some seconds.
@@ -228,10 +228,10 @@ class Subject:
         choice = Choice(PATTERN, 0.0, "for all")
         self._prune(dict.fromkeys((layer.name for layer in self.layers), choice), treatment)
 
-    def flow(self) -> None:
-        """FLOW, from the dense statistics to the pruned model."""
+    def measured(self) -> None:
+        """The measured choice, from the dense statistics to the pruned model."""
         self.restore()
-        treatment = default_treatment(Method.FLOW)
+        treatment = default_treatment(Method.MEASURED)
         units = tuple((layer,) for layer in self.layers)
         evidence = Evidence(
             model=self.model,
@@ -243,7 +243,7 @@ class Subject:
         )
         named = [(block.name, [(layer.name, layer.shape) for layer in block.layers]) for block in self.blocks]
         problem = pose(units_of(named, by_block=False), PRESETS["flexcim"].patterns, SparsityBudget(SPARSITY))
-        chosen = choose(Method.FLOW, problem, evidence).assignment.choices
+        chosen = choose(Method.MEASURED, problem, evidence).assignment.choices
         self._prune({layer.name: choice for layer, choice in zip(self.layers, chosen, strict=True)}, treatment)
 
     def _prune(self, choices: dict[str, Choice], treatment: Treatment) -> None:
@@ -282,7 +282,7 @@ def main(
             subject = Subject(name, samples)
             published = default_treatment(Method.PAPER)
             compare(f"{name}: wanda", partial(subject.ours, published), partial(subject.straightforward, False))
-            compare(f"{name}: flow, sparsegpt", subject.flow, partial(subject.straightforward, True))
+            compare(f"{name}: measured, sparsegpt", subject.measured, partial(subject.straightforward, True))
     Console(width=100).print(table)
 
 

@@ -129,7 +129,7 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--sparsity", type=float, default=0.5)
-    parser.add_argument("--method", type=Method, choices=list(Method), default=Method.FLOW, metavar="METHOD")
+    parser.add_argument("--method", type=Method, choices=list(Method), default=Method.MEASURED, metavar="METHOD")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()

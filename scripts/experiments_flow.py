@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Compare the ways of choosing patterns on the shipped models, at equal sparsity, calibration and update.
 
-For each model, menu and sparsity: the loss on held-out text that pruning adds, in nats per token, of FLOW's choice, of
-the paper's and of the best uniform one, all with the same masks and update; and of the paper's as published, without an
-update. All choices are pruned block by block in the same way. Held-out text decides nothing.
+For each model, menu and sparsity: the loss on held-out text that pruning adds, in nats per token, of the measured
+choice, of the paper's and of the best uniform one, all with the same masks and update; and of the paper's as published,
+without an update. All choices are pruned block by block in the same way. Held-out text decides nothing.
 
     python scripts/experiments_flow.py -o build/experiments_flow.json
     python scripts/experiments_flow.py --model llama-kjv --seeds 0 --stride 4
@@ -45,7 +45,7 @@ LENGTH = 512
 TOLERANCE = 0.004
 """Sparsities that differ by less count as equal."""
 
-AS_SPARSE = "flow, as sparse as the paper"
+AS_SPARSE = "measured, as sparse as the paper"
 MENUS = {
     "wide": PRESETS["wide"].patterns,
     "fixed": tuple(map(Pattern.parse, ("1:1", "2:4", "4:8", "2:8"))),
@@ -67,7 +67,7 @@ class Experiment:
         self.samples = draw_samples(measured, samples, LENGTH, seed)
         heldout = tokenize(read_text(text / "heldout.txt"), checkpoint.tokenizer)
         self.heldout = heldout[: len(heldout) // LENGTH * LENGTH].view(-1, LENGTH)[::stride]
-        treatment = default_treatment(Method.FLOW)
+        treatment = default_treatment(Method.MEASURED)
         units = tuple((layer,) for layer in self.layers)
         self.evidence = Evidence(
             model=self.model,
@@ -113,7 +113,7 @@ class Experiment:
         self.bench.restore()
         return rivals_of(self.problem(sparsity, menu), self.evidence)
 
-    def flow(self, sparsity: float, menu: Sequence[Pattern]) -> tuple[Assignment, Any]:
+    def measured(self, sparsity: float, menu: Sequence[Pattern]) -> tuple[Assignment, Any]:
         """What `flexcim_flow.choice.search.choose` does, with layers that were pruned under each pattern before."""
         problem = self.narrow(sparsity, menu)
         self.bench.restore()
@@ -148,13 +148,13 @@ class Experiment:
         rivals = self.rivals(sparsity, menu)
         paper = self.paper(sparsity)
         start = time.perf_counter()
-        flow, trials = self.flow(sparsity, menu)
+        measured, trials = self.measured(sparsity, menu)
         seconds = time.perf_counter() - start
-        entries = [("flow", flow, same), ("paper", paper, same)]
+        entries = [("measured", measured, same), ("paper", paper, same)]
         reached = math.floor((1 - paper.used / sum(weight.numel() for weight in self.dense.values())) * 1000) / 1000
         if reached > sparsity + TOLERANCE:
             # The published objective by itself may prefer more sparsity than was asked for.
-            again, _ = self.flow(reached, menu)
+            again, _ = self.measured(reached, menu)
             entries.append((AS_SPARSE, again, same))
         entries += [("uniform", rival, same) for rival in rivals if rival.method == "uniform"]
         entries.append(("paper published", paper, published))
@@ -175,32 +175,32 @@ class Experiment:
                     "loss_added": loss,
                     "found_by": assignment.method,
                     "patterns": [str(pattern) for pattern in assignment.patterns],
-                    "trials": trials if method == "flow" else {},
-                    "seconds": seconds if method == "flow" else None,
+                    "trials": trials if method == "measured" else {},
+                    "seconds": seconds if method == "measured" else None,
                 }
             )
         return rows
 
 
 def ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """FLOW's added loss over that of the others, for each case; of several uniform ones the best counts."""
+    """The measured choice's added loss over that of the others, for each case; the best of several uniform ones."""
     cases = sorted({(row["model"], row["menu"], row["sparsity_target"], row["seed"]) for row in rows})
     found = []
     for case in cases:
         of_case = [row for row in rows if (row["model"], row["menu"], row["sparsity_target"], row["seed"]) == case]
         added = {
             method: min((row["loss_added"] for row in of_case if row["method"] == method), default=math.nan)
-            for method in ("flow", AS_SPARSE, "paper", "uniform", "paper published")
+            for method in ("measured", AS_SPARSE, "paper", "uniform", "paper published")
         }
         if math.isnan(added[AS_SPARSE]):
-            added[AS_SPARSE] = added["flow"]
+            added[AS_SPARSE] = added["measured"]
         found.append({"case": case, **added})
     return found
 
 
 def ratio(entry: dict[str, Any], other: str) -> float:
-    """FLOW's added loss over another's, at the sparsity that the other one achieved."""
-    return float(entry["flow" if other == "uniform" else AS_SPARSE] / entry[other])
+    """The measured choice's added loss over another's, at the sparsity that the other one achieved."""
+    return float(entry["measured" if other == "uniform" else AS_SPARSE] / entry[other])
 
 
 OTHERS = ("uniform", "paper", "paper published")
@@ -219,15 +219,18 @@ def spread(values: Sequence[float]) -> str:
 def show(rows: Sequence[dict[str, Any]]) -> None:
     """Print each case with its mean and spread over the draws, and the geometric means of each menu."""
     table = Table(
-        "model", "menu", "sparsity", title="loss that FLOW adds, nats per token, and its ratios to others (least-most)"
+        "model",
+        "menu",
+        "sparsity",
+        title="loss that the measured choice adds, nats per token, and its ratios to others (least-most)",
     )
-    for heading in ("flow", *(f"/{other}" for other in OTHERS)):
+    for heading in ("measured", *(f"/{other}" for other in OTHERS)):
         table.add_column(heading, justify="right")
     found = ratios(rows)
     cases = sorted({entry["case"][:3] for entry in found}, key=lambda case: (case[1], case[0], case[2]))
     for case in cases:
         draws = [entry for entry in found if entry["case"][:3] == case]
-        added = [entry["flow"] for entry in draws]
+        added = [entry["measured"] for entry in draws]
         cells = [f"{sum(added) / len(added):.3f} ({min(added):.3f}-{max(added):.3f})"]
         for other in OTHERS:
             of_other = [ratio(entry, other) for entry in draws]

@@ -18,7 +18,7 @@ from flexcim.config.accelerator import ACCELERATOR_PRESETS, AcceleratorConfig, a
 from flexcim.config.macro import PRESETS
 from flexcim.errors import FlexCiMError
 from flexcim.files import check_writable, write_bytes, write_text
-from flexcim.packed.plans import Plan
+from flexcim.packed.plans import NestedPlan
 
 if TYPE_CHECKING:
     from flexcim.compiler.report import CyclesReport, PhaseCost
@@ -48,7 +48,7 @@ def compile_packed(
     config: Config = None,
     preset_name: Preset = "accelerator",
     vectors: Annotated[int, typer.Option(min=1, help="Vectors of a pass: 1 for decode, the tokens of a prefill.")] = 1,
-    plan: Annotated[Plan, typer.Option(help="Of a nested model, the plan to compile.")] = Plan.DENSER,
+    plan: Annotated[NestedPlan, typer.Option(help="Of a nested model, the plan to compile.")] = NestedPlan.DENSER,
 ) -> None:
     """Compile a packed model: programs, weight images, and a JSON of the schedule.
 
@@ -94,9 +94,9 @@ def cycles(
     config: Config = None,
     preset_name: Preset = "accelerator",
     vectors: Annotated[int, typer.Option(min=1, help="Vectors of the prefill; decode has 1.")] = 64,
-    plan: Annotated[Plan, typer.Option(help="Of a nested model, the plan of the prefill.")] = Plan.DENSER,
+    plan: Annotated[NestedPlan, typer.Option(help="Of a nested model, the plan of the prefill.")] = NestedPlan.DENSER,
     decode_plan: Annotated[
-        Plan | None, typer.Option(help="The plan of decode. \\[default: that of the prefill]")
+        NestedPlan | None, typer.Option(help="The plan of decode. \\[default: that of the prefill]")
     ] = None,
     as_json: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a figure to this file: .png, .pdf or .svg.")] = None,
@@ -120,7 +120,7 @@ def cycles(
     model = read_packed(packed)
     _check_outputs(as_json, plot)
 
-    def shapes(chosen: Plan) -> tuple[list[LayerShape], list[LayerShape]]:
+    def shapes(chosen: NestedPlan) -> tuple[list[LayerShape], list[LayerShape]]:
         """The layers as the accelerator can run them, and as they are."""
         under = model.under(chosen)
         originals = [LayerShape(name, one.outputs, one.inputs, *one.patterns) for name, one in under.tilings.items()]

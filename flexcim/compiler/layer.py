@@ -14,7 +14,7 @@ from flexcim.accelerator.bus_words import result_vectors, run_image, tile_image
 from flexcim.accelerator.cycles import AcceleratorCycles, AcceleratorTiming
 from flexcim.accelerator.instructions import AcceleratorProgram
 from flexcim.compiler.mapping import CompileError, Mapping, candidate_mappings
-from flexcim.compiler.programs import make_programs
+from flexcim.compiler.program_memory import make_programs
 from flexcim.compiler.schedule import Schedule, place_resident, schedule_layer
 from flexcim.config.accelerator import AcceleratorConfig
 from flexcim.config.pattern import Pattern

@@ -13,7 +13,7 @@ from flexcim.config.macro import PRESETS, ceil_div
 from flexcim.config.pattern import union
 from flexcim.macro.cycles import CycleError, paper_cells_per_block, paper_layer_cycles
 
-__all__ = ["Comparison", "CyclesReport", "LayerCost", "PhaseCost", "measure_model", "phase_vectors"]
+__all__ = ["ComparedMacro", "CyclesReport", "LayerCost", "PhaseCost", "measure_model", "phase_vectors"]
 
 PAPER = "paper storage"
 """Name of the paper's own storage among the comparisons: an analytical figure, in which latency costs nothing."""
@@ -56,7 +56,7 @@ class LayerCost:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparedMacro:
     """Another macro in the same accelerator, with the same buses and as many macros.
 
     Parameters
@@ -86,14 +86,14 @@ class PhaseCost:
         Vectors of each layer.
     layers : list of LayerCost
         In the model's order.
-    comparisons : list of Comparison
+    comparisons : list of ComparedMacro
         The same layers elsewhere.
     """
 
     name: str
     vectors: int
     layers: list[LayerCost]
-    comparisons: list[Comparison]
+    comparisons: list[ComparedMacro]
 
     @property
     def cycles(self) -> int:
@@ -175,9 +175,9 @@ def measure_model(
         done(f"{name}, this accelerator")
         for preset, macro in PRESETS.items():
             other = replace(config, macro=macro)
-            phase.comparisons.append(Comparison(preset, _cells(other), _elsewhere(other, originals, vectors)))
+            phase.comparisons.append(ComparedMacro(preset, _cells(other), _elsewhere(other, originals, vectors)))
             done(f"{name}, {preset}")
-        phase.comparisons.append(Comparison(PAPER, _cells(config), _on_paper(config, originals, vectors)))
+        phase.comparisons.append(ComparedMacro(PAPER, _cells(config), _on_paper(config, originals, vectors)))
         phases.append(phase)
     return CyclesReport(config, phases)
 

@@ -20,7 +20,7 @@ from flexcim.config.pattern import Pattern
 from flexcim.errors import FlexCiMError
 from flexcim.files import new_folder
 from flexcim.packed.model import ARRAYS, LazyLayers, PackedError, PackedLayer, PackedModel
-from flexcim.packed.plans import Plan
+from flexcim.packed.plans import NestedPlan
 from flexcim.packed.tiling import LayerTiling
 
 __all__ = [
@@ -226,15 +226,15 @@ class _Entry:
 class _StoredLayers(LazyLayers):
     """Layers of a packed model on disk; each access reads one."""
 
-    def __init__(self, entries: tuple[_Entry, ...], plan: Plan = Plan.DENSER) -> None:
+    def __init__(self, entries: tuple[_Entry, ...], plan: NestedPlan = NestedPlan.DENSER) -> None:
         self._entries, self._plan = entries, plan
 
     @property
     def tilings(self) -> dict[str, LayerTiling]:
-        sparser = self._plan is Plan.SPARSER
+        sparser = self._plan is NestedPlan.SPARSER
         return {entry.name: entry.tiling.sparser if sparser else entry.tiling for entry in self._entries}
 
-    def under(self, plan: Plan) -> _StoredLayers:
+    def under(self, plan: NestedPlan) -> _StoredLayers:
         return _StoredLayers(self._entries, plan)
 
     def __len__(self) -> int:

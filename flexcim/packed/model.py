@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from flexcim.config.macro import MacroConfig
 from flexcim.errors import FlexCiMError
 from flexcim.packed.cells import sparser_cells, unpack_parts
-from flexcim.packed.plans import Plan
+from flexcim.packed.plans import NestedPlan
 from flexcim.packed.tiling import LayerTiling
 
 __all__ = ["ARRAYS", "LazyLayers", "PackedError", "PackedLayer", "PackedModel"]
@@ -98,9 +98,9 @@ class PackedLayer:
             except FlexCiMError as error:
                 raise self._error(str(error)) from None
 
-    def under(self, plan: Plan) -> PackedLayer:
+    def under(self, plan: NestedPlan) -> PackedLayer:
         """The layer under a plan; one that is not nested is the same under each."""
-        if plan is Plan.DENSER or self.tiling.rest is None:
+        if plan is NestedPlan.DENSER or self.tiling.rest is None:
             return self
         weights, offsets = (sparser_cells(self.tiling, cells) for cells in (self.weights, self.offsets))
         return replace(self, tiling=self.tiling.sparser, weights=weights, offsets=offsets)
@@ -118,7 +118,7 @@ class LazyLayers(Sequence[PackedLayer], ABC):
         """Their tilings by name, in order; nothing is read."""
 
     @abstractmethod
-    def under(self, plan: Plan) -> LazyLayers:
+    def under(self, plan: NestedPlan) -> LazyLayers:
         """The same layers under a plan; nothing is read."""
 
 
@@ -155,7 +155,7 @@ class PackedModel:
         """Whether it has two plans."""
         return any(tiling.rest is not None for tiling in self.tilings.values())
 
-    def under(self, plan: Plan) -> PackedModel:
+    def under(self, plan: NestedPlan) -> PackedModel:
         """The model under a plan, as one that has no other; the arrays are those that are stored.
 
         Raises
@@ -163,7 +163,7 @@ class PackedModel:
         PackedError
             If the model has not this plan.
         """
-        if plan is Plan.DENSER:
+        if plan is NestedPlan.DENSER:
             return self
         if not self.nested:
             raise PackedError(f"the packed model has only one plan, so it cannot be run under a {plan.value} one")

@@ -1,13 +1,13 @@
-"""The plans that a packed model can be run under."""
+"""The two plans of a nested model, under either of which it can be run."""
 
 from __future__ import annotations
 
 from enum import Enum
 
-__all__ = ["Plan"]
+__all__ = ["NestedPlan"]
 
 
-class Plan(str, Enum):
+class NestedPlan(str, Enum):
     """Which of a nested model's weights take part; a model that is not nested has its denser plan only."""
 
     DENSER = "denser"

@@ -1,1 +1,1 @@
-"""FLOW, the pruner: it chooses a pattern per layer, prunes, quantises and exports a packed model."""
+"""FLOW, the pruner: it chooses a pattern for each layer, prunes, quantises and exports a packed model."""

@@ -1,4 +1,4 @@
-"""FLOW's own selection: what each pattern costs in loss is known, an exact knapsack chooses."""
+"""The measured selection: what each pattern costs in loss is known, an exact knapsack chooses."""
 
 from __future__ import annotations
 

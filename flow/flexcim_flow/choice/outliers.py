@@ -11,7 +11,8 @@ from torch import Tensor
 __all__ = ["OUTLIER_FACTOR", "Outliers", "find_outliers", "locality", "pair_distance_sum"]
 
 OUTLIER_FACTOR = 5.0
-"""h: a score above h times the block's mean score is an outlier. FLOW leaves h open; 5 is OWL's (arXiv 2310.05175)."""
+"""h: a score above h times the block's mean score is an outlier. The paper leaves h open; 5 is OWL's (arXiv
+2310.05175)."""
 
 
 @dataclass(frozen=True)

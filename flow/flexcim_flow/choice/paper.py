@@ -59,7 +59,7 @@ def objective(facts: Sequence[UnitFacts], assignment: Sequence[Pattern]) -> floa
     patterns = list(CANDIDATES)
     for pattern in assignment:
         if pattern not in CANDIDATES:
-            raise ValueError(f"pattern {pattern} is none of FLOW's candidates {' '.join(map(str, CANDIDATES))}")
+            raise ValueError(f"pattern {pattern} is none of the paper's candidates {' '.join(map(str, CANDIDATES))}")
     costs = _costs(*_normalised(facts), patterns)
     return float(sum(costs[row, patterns.index(pattern)] for row, pattern in enumerate(assignment)))
 
@@ -75,7 +75,7 @@ def candidates(menu: Sequence[Pattern]) -> tuple[Pattern, ...]:
     found = tuple(pattern for pattern in CANDIDATES if pattern in menu)
     if not found:
         raise SelectionError(
-            f"the menu must have one of FLOW's candidates {' '.join(map(str, CANDIDATES))}, "
+            f"the menu must have one of the paper's candidates {' '.join(map(str, CANDIDATES))}, "
             f"but it is {' '.join(map(str, menu))}"
         )
     return found

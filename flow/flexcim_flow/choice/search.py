@@ -78,7 +78,7 @@ class Evidence:
     units : tuple of tuples of LinearLayer
         The layers of each unit of the problem.
     dense : mapping
-        Statistics of the layers' inputs in the dense model, by the layer's name; `Method.FLOW` wants second moments if
+        Statistics of the layers' inputs in the dense model, by the layer's name; ``measured`` wants second moments if
         the model under every pattern fits in memory.
     treatment : Treatment
         How the layers will be pruned: what a pattern costs depends on it.
@@ -141,7 +141,7 @@ class Selection:
         Divergence from the dense model on the guard's samples under each assignment that was tried, nats per
         prediction, by its name; empty for methods that try nothing.
     search : Search, optional
-        How `Method.FLOW` measured; None for the others.
+        How `Method.MEASURED` measured; None for the others.
     """
 
     assignment: Assignment
@@ -195,7 +195,7 @@ def choose(method: Method, problem: Problem, evidence: Evidence) -> Selection:
         return Selection(select_paper(problem, _facts(evidence)))
     if method is Method.OWL:
         return Selection(select_owl(problem, [facts.outlier_share for facts in _facts(evidence)]))
-    return _choose_flow(problem, evidence)
+    return _choose_measured(problem, evidence)
 
 
 def _facts(evidence: Evidence) -> list[UnitFacts]:
@@ -208,7 +208,7 @@ def _facts(evidence: Evidence) -> list[UnitFacts]:
     return facts
 
 
-def _choose_flow(problem: Problem, evidence: Evidence) -> Selection:
+def _choose_measured(problem: Problem, evidence: Evidence) -> Selection:
     narrow = problem.restricted(undominated(problem))
     rivals = rivals_of(problem, evidence)
     if not fits_in_memory(problem, evidence.units):

@@ -1,4 +1,4 @@
-"""FLOW's measurements with one block's weights in memory: what patterns cost, and how far whole assignments diverge.
+"""The measurements with one block's weights in memory: what patterns cost, and how far whole assignments diverge.
 
 A `Bench` holds a model under every pattern at once. What does not fit is measured here instead: costs on the way back
 through the blocks, each of which is pruned by every pattern when its turn comes, and the divergences of all assignments

@@ -37,7 +37,7 @@ def compare(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; an earlier comparison is replaced.")],
     methods: Annotated[
         str, typer.Option(help="Who chooses the patterns, with commas; owl and paper may drop more than is asked for.")
-    ] = "flow,paper,uniform,owl",
+    ] = "measured,paper,uniform,owl",
     updates: Annotated[
         str, typer.Option(help="What happens to the kept weights, with commas. \\[default: each method's own]")
     ] = "",

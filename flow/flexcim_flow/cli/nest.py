@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from flexcim.config.pattern import Pattern
-from flexcim.packed.plans import Plan
+from flexcim.packed.plans import NestedPlan
 from flexcim_flow.cli import options
 from flexcim_flow.cli.inputs import CALIBRATION_TEXT, OptionError, chosen_text, shown_progress
 from flexcim_flow.common.options import DEFAULT_SAMPLES
@@ -104,9 +104,9 @@ def _show(result: NestedResult) -> None:
             str(len(layer.tiling.tiles)),
         )
     Console().print(table)
-    for plan in Plan:
+    for plan in NestedPlan:
         print(f"{plan.value} plan: {result.sparsity(plan):.2%} of the weights are zero")
-    if result.sparsity(Plan.DENSER) == result.sparsity(Plan.SPARSER):
+    if result.sparsity(NestedPlan.DENSER) == result.sparsity(NestedPlan.SPARSER):
         print("the denser plan adds nothing: the model has no weight that the sparser plan lacks")
     if result.was_pruned and result.changed_share:
         print(

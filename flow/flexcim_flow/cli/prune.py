@@ -54,17 +54,19 @@ def prune(
     method: Annotated[
         Method | None,
         typer.Option(
-            help="Who chooses the patterns; owl and paper may drop more than is asked for. \\[default: flow]",
+            help="Who chooses the patterns; owl and paper may drop more than is asked for. \\[default: measured]",
             show_default=False,
         ),
     ] = None,
     score: Annotated[
         Score | None,
-        typer.Option(help="What masks are chosen by. \\[default: as the plan says; obs for flow, else wanda]"),
+        typer.Option(help="What masks are chosen by. \\[default: as the plan says; obs for measured, else wanda]"),
     ] = None,
     update: Annotated[
         Update | None,
-        typer.Option(help="What happens to the kept weights. \\[default: as the plan says; lsq for flow, else none]"),
+        typer.Option(
+            help="What happens to the kept weights. \\[default: as the plan says; lsq for measured, else none]"
+        ),
     ] = None,
     granularity: Annotated[
         Granularity | None,

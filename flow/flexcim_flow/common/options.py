@@ -33,7 +33,7 @@ GUARD_SAMPLES = 16
 """Most samples of text that whole pruned models are compared on."""
 
 MEASURED_IMAGES = 64
-"""Most images that FLOW measures costs on, and most that it compares whole pruned models on: more than of texts, as an
+"""Most images that costs are measured on, and most that whole pruned models are compared on: more than of texts, as an
 image is one prediction only, and twice the calibration samples of the default."""
 
 DEFAULT_LENGTH = 512
@@ -61,7 +61,7 @@ class ActivationScale(str, Enum):
 class Method(str, Enum):
     """Who chooses the patterns (flexcim_flow.choice)."""
 
-    FLOW = "flow"
+    MEASURED = "measured"
     """Ours: what each pattern costs in loss is measured, an exact knapsack chooses, and the choice is refined."""
 
     PAPER = "paper"
@@ -96,7 +96,7 @@ class Update(str, Enum):
 
 
 class Search(str, Enum):
-    """How FLOW measures what patterns do to the loss."""
+    """How `Method.MEASURED` measures what patterns do to the loss."""
 
     IN_MEMORY = "in memory"
     """The model under every pattern is in memory; what was chosen is refined in the pruned model."""

@@ -16,7 +16,7 @@ def magnitude_scores(weight: Tensor) -> Tensor:
 
 
 def wanda_scores(weight: Tensor, input_norms: Tensor) -> Tensor:
-    """Importance of each weight, ``|W_ij| * ||x_j||_2`` (Sun et al., arXiv 2306.11695, equation 1; FLOW takes it over).
+    """Importance of each weight, ``|W_ij| * ||x_j||_2`` (Sun et al., arXiv 2306.11695, equation 1).
 
     Parameters
     ----------

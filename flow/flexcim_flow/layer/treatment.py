@@ -225,7 +225,7 @@ def _least_squares(
 
 
 def default_treatment(method: Method, score: Score | None = None, update: Update | None = None) -> Treatment:
-    """The treatment that goes with a method: OBS masks and least squares for FLOW, as published for the others.
+    """The treatment that goes with a method: OBS masks and least squares for ``measured``, as published for the others.
 
     Parameters
     ----------
@@ -234,7 +234,7 @@ def default_treatment(method: Method, score: Score | None = None, update: Update
     score, update : optional
         What was asked for instead.
     """
-    if method is Method.FLOW:
+    if method is Method.MEASURED:
         return Treatment(score or Score.OBS, update or Update.LSQ)
     return Treatment(score or Score.WANDA, update or Update.NONE)
 

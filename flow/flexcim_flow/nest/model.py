@@ -15,7 +15,7 @@ from torch import Tensor
 from flexcim.config.pattern import Pattern
 from flexcim.errors import FlexCiMError
 from flexcim.packed.folder import PackedModel, read_pruned
-from flexcim.packed.plans import Plan
+from flexcim.packed.plans import NestedPlan
 from flexcim.packed.tiling import LayerTiling, tile_layer
 from flexcim_flow.common.journal import Journal
 from flexcim_flow.common.quiet import quiet
@@ -72,14 +72,14 @@ class NestedLayer:
             weight, of_base = self.layer.weight.cpu(), self.base_layer.weight.cpu() != 0
             return Nested(weight * of_base, weight * ~of_base)
 
-    def product(self, plan: Plan, *, integers: bool) -> Callable[[Tensor], Tensor]:
+    def product(self, plan: NestedPlan, *, integers: bool) -> Callable[[Tensor], Tensor]:
         """The layer's product under a plan, in float32 or in the hardware's arithmetic, without its bias."""
         nested = self.nested()
         if not integers:
-            matrix = nested.denser if plan is Plan.DENSER else nested.base
+            matrix = nested.denser if plan is NestedPlan.DENSER else nested.base
             return lambda inputs: inputs @ matrix.T
         base, rest, scales = quantize_nested(nested, self.tiling.config.weight_bits)
-        weights = base + rest if plan is Plan.DENSER else base
+        weights = base + rest if plan is NestedPlan.DENSER else base
         return QuantizedLinear(weights, scales, activation_bits=self.tiling.config.activation_bits)
 
 
@@ -127,9 +127,9 @@ class NestedResult:
     residuals: dict[str, float | None]
     evaluations: dict[str, Evaluation]
 
-    def sparsity(self, plan: Plan) -> float:
+    def sparsity(self, plan: NestedPlan) -> float:
         """Share of all the layers' weights that are zero under a plan, counted."""
-        index = list(Plan).index(plan)
+        index = list(NestedPlan).index(plan)
         return self._share(zeros[index] for zeros in self.zeros.values())
 
     @property
@@ -224,7 +224,7 @@ def nest_model(request: NestRequest, journal: Journal, *, progress: Progress | N
             for layer in of_block:
                 nested = layer.nested()
                 zeros[layer.name] = int((nested.denser == 0).sum()), int((nested.base == 0).sum())
-    for plan in Plan:
+    for plan in NestedPlan:
         for integers in (False, True):
             name = plan.value + ("_quantized" if integers else "")
             measure(name, partial(under, layers, plan, integers=integers))
@@ -260,7 +260,7 @@ def _nest_block(
 
 
 @contextlib.contextmanager
-def under(layers: Sequence[NestedLayer], plan: Plan, block: Block, *, integers: bool) -> Iterator[None]:
+def under(layers: Sequence[NestedLayer], plan: NestedPlan, block: Block, *, integers: bool) -> Iterator[None]:
     """Let the layers of a loaded block compute under a plan for as long as the context is open."""
     with contextlib.ExitStack() as handles:
         for layer in layers:

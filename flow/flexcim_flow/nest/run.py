@@ -11,7 +11,7 @@ from typing import Any
 from flexcim import files
 from flexcim.packed.cells import pack_layer
 from flexcim.packed.folder import PackedLayer, PackedModel, write_packed
-from flexcim.packed.plans import Plan
+from flexcim.packed.plans import NestedPlan
 from flexcim_flow.common.journal import Journal
 from flexcim_flow.measure.evaluation import Evaluation
 from flexcim_flow.nest.model import NestedLayer, NestedResult, nest_model
@@ -77,7 +77,7 @@ def pack_nested(result: NestedResult) -> PackedModel:
     metadata = {
         "model": result.checkpoint.name,
         "base": dict(result.sparser.metadata),
-        "sparsity": {plan.value: result.sparsity(plan) for plan in Plan},
+        "sparsity": {plan.value: result.sparsity(plan) for plan in NestedPlan},
     }
     return PackedModel(
         result.sparser.config,
@@ -111,7 +111,7 @@ def nested_report(result: NestedResult) -> dict[str, Any]:
         "model": result.checkpoint.name,
         "base": dict(result.sparser.metadata),
         "share": result.request.share,
-        "sparsity": {plan.value: result.sparsity(plan) for plan in Plan},
+        "sparsity": {plan.value: result.sparsity(plan) for plan in NestedPlan},
         "given_sparsity": result.given_sparsity,
         "changed": result.changed_share,
         "calibration": {"samples": len(result.samples), "length": result.samples.shape[1], "seed": result.request.seed},
@@ -124,7 +124,7 @@ def nested_report(result: NestedResult) -> dict[str, Any]:
                 "inputs": layer.tiling.inputs,
                 "pattern": str(layer.tiling.pattern),
                 "rest": layer.tiling.rest and str(layer.tiling.rest),
-                "zeros": dict(zip((plan.value for plan in Plan), result.zeros[layer.name], strict=True)),
+                "zeros": dict(zip((plan.value for plan in NestedPlan), result.zeros[layer.name], strict=True)),
                 "given_zeros": result.given_zeros[layer.name],
                 "changed": result.changed[layer.name],
                 "residual": result.residuals[layer.name],

@@ -1,7 +1,7 @@
 """What models read, and what of their answers they predict: the one place that tells kinds of models apart.
 
-FLOW compares predictions and differentiates labels that the model draws from them. What a label means is of no account,
-so that it needs no loss of the model's own: a distribution over tokens or classes is enough.
+The measured choice compares predictions and differentiates labels that the model draws from them. What a label means is
+of no account, so that it needs no loss of the model's own: a distribution over tokens or classes is enough.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def calibrate(request: PruneRequest, checkpoint: Checkpoint) -> Calibration:
 def _of_images(request: PruneRequest, checkpoint: Checkpoint, length: int) -> Calibration:
     images = read_images(request.calibration)
     _check_images(checkpoint, images)
-    measured, apart = set_images_apart(images) if request.chooser is Method.FLOW else (images, images[:0])
+    measured, apart = set_images_apart(images) if request.chooser is Method.MEASURED else (images, images[:0])
     samples = draw_images(measured, request.samples, request.seed)
     guard = draw_images(apart, min(request.samples, MEASURED_IMAGES), request.seed)
     return Calibration(length, samples, guard, samples.new_empty(0).long())
@@ -77,8 +77,8 @@ def _of_text(request: PruneRequest, checkpoint: Checkpoint, length: int) -> Cali
     # A sample of the recovery has one token more: the one that its last predicts.
     if request.recover and len(tokens) <= length:
         raise PruneError(f"a recovery needs a calibration text of more than {length} tokens, not {len(tokens)}")
-    # A plan of FLOW's is applied to the samples that it was chosen with.
-    measured, apart = set_apart(tokens, length) if request.chooser is Method.FLOW else (tokens, tokens[:0])
+    # A measured plan is applied to the samples that it was chosen with.
+    measured, apart = set_apart(tokens, length) if request.chooser is Method.MEASURED else (tokens, tokens[:0])
     samples = draw_samples(measured, request.samples, length, request.seed)
     guard = samples[:0]
     if len(apart):
@@ -149,7 +149,7 @@ def check_abilities(request: PruneRequest, checkpoint: Checkpoint) -> None:
     """
     if checkpoint.tokenizer is not None:
         check_memory(request.samples, window_of(request.length, checkpoint), checkpoint)
-    if request.plan is None and request.chooser is Method.FLOW:
+    if request.plan is None and request.chooser is Method.MEASURED:
         _check_compared(request, checkpoint)
     if checkpoint.model.can_generate():
         return
@@ -180,13 +180,13 @@ def check_memory(samples: int, length: int, checkpoint: Checkpoint) -> None:
 
 
 def _check_compared(request: PruneRequest, checkpoint: Checkpoint) -> None:
-    """PruneError if the model's answers are no probabilities that `Method.FLOW` could compare, or it gives none."""
-    others = ", ".join(other.value for other in Method if other is not Method.FLOW)
+    """PruneError if the model's answers are no probabilities that `Method.MEASURED` could compare, or it gives none."""
+    others = ", ".join(other.value for other in Method if other is not Method.MEASURED)
     if checkpoint.tokenizer is not None:
         # What the last token of a sample foretells is not in the sample.
         if checkpoint.model.can_generate() and window_of(request.length, checkpoint) < 2:
             raise PruneError(
-                "method flow compares what the model predicts within a sample, which takes a length of at least 2, "
+                "method measured compares what the model predicts within a sample, which takes a length of at least 2, "
                 f"not 1; use {others}"
             )
         return
@@ -194,8 +194,8 @@ def _check_compared(request: PruneRequest, checkpoint: Checkpoint) -> None:
     task = config.problem_type or "single_label_classification"
     if config.num_labels < 2 or task != "single_label_classification":
         raise PruneError(
-            f"{checkpoint.name} has num_labels {config.num_labels} and problem_type {task}, but method flow compares "
-            f"probabilities of 2 or more labels that exclude each other; use {others}"
+            f"{checkpoint.name} has num_labels {config.num_labels} and problem_type {task}, but method measured "
+            f"compares probabilities of 2 or more labels that exclude each other; use {others}"
         )
 
 

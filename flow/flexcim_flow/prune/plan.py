@@ -116,7 +116,7 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
         raise PlanError(f'{path}: layers must be tables such as [layers."model.layers.0.fc1"], not {layers!r}')
     return Plan(
         path=path,
-        method=_option(path, document, "method", Method) or Method.FLOW,
+        method=_option(path, document, "method", Method) or Method.MEASURED,
         score=_option(path, document, "score", Score),
         update=_option(path, document, "update", Update),
         choices={name: _choice(path, name, entry) for name, entry in layers.items()},

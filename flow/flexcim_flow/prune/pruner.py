@@ -47,8 +47,8 @@ def prune(request: PruneRequest, *, progress: Progress | None = None, journal: J
     then trains the pruned model.
 
     With a journal the model's blocks are in memory one at a time, and pruned ones are stored in the journal's folder;
-    without one the whole model is in memory, and nothing is written. `Method.FLOW` has the whole model in memory while
-    it chooses, under every pattern of the menu, if that takes no more than
+    without one the whole model is in memory, and nothing is written. The measured method has the whole model in memory
+    while it chooses, under every pattern of the menu, if that takes no more than
     `flexcim_flow.choice.streamed.BENCH_BYTES`; otherwise one block under every pattern, and on disk the inputs of all
     blocks. A recovery has the whole model in memory, four times: weights, gradients and AdamW's two moments.
 
@@ -184,15 +184,15 @@ def _choose(run: _Run, problem: Problem | None) -> Selection | None:
     layers = {layer.name: layer for block in run.blocks for layer in block.layers}
     block_of = {layer.name: block for block in run.blocks for layer in block.layers}
     units = tuple(tuple(layers[name] for name in unit.layers) for unit in problem.units)
-    by_flow = request.chooser is Method.FLOW
+    measuring = request.chooser is Method.MEASURED
 
     def select() -> dict[str, Any]:
         samples = run.calibration.samples
         watched = BlockStream(
             run.checkpoint.model,
             run.blocks,
-            searched(samples, units) if by_flow else samples,
-            moments=by_flow and fits_in_memory(problem, units),
+            searched(samples, units) if measuring else samples,
+            moments=measuring and fits_in_memory(problem, units),
         )
         evidence = Evidence(
             model=run.checkpoint.model,

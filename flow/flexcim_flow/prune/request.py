@@ -43,7 +43,7 @@ class Setting:
         Local folder of a checkpoint in Hugging Face format.
     calibration : path
         UTF-8 file to take the calibration samples from; for a model of images a safetensors file with ``pixel_values``
-        [images, channels, height, width], floating. `Method.FLOW` sets an eighth of the text or the images apart, to
+        [images, channels, height, width], floating. ``measured`` sets an eighth of the text or the images apart, to
         compare whole pruned models on. Masked language models read samples with masks if their tokenizer has one.
     evaluation : path, optional
         UTF-8 file to measure bits per byte on; it must share no long passage with the calibration text.
@@ -101,17 +101,17 @@ class PruneRequest(Setting):
     plan : Plan, optional
         The pattern of each layer, so that nothing needs to be chosen; it excludes budget, method and granularity.
     method : Method, optional
-        Who chooses the patterns; by default `Method.FLOW`.
+        Who chooses the patterns; by default ``measured``.
     granularity : Granularity, optional
-        What gets a pattern of its own; by default each block for `Method.PAPER`, and each layer for the others.
+        What gets a pattern of its own; by default each block for ``paper``, and each layer for the others.
     score : Score, optional
-        What masks are chosen by; by default what the plan says, else `Score.OBS` for `Method.FLOW` and plans, and
+        What masks are chosen by; by default what the plan says, else `Score.OBS` for ``measured`` and plans, and
         `Score.WANDA` for other methods.
     update : Update, optional
-        What happens to the kept weights; by default what the plan says, else `Update.LSQ` for `Method.FLOW` and plans,
+        What happens to the kept weights; by default what the plan says, else `Update.LSQ` for ``measured`` and plans,
         and nothing for other methods.
     seed : int
-        Seed of the samples' places, of the masks' places in them, of the labels that `Method.FLOW` draws, and of the
+        Seed of the samples' places, of the masks' places in them, of the labels that ``measured`` draws, and of the
         recovery's samples.
     recover : int
         Steps of fine-tuning with the zeros held, after pruning (`flexcim_flow.prune.recovery`); the whole model is in
@@ -166,7 +166,7 @@ class PruneRequest(Setting):
     @property
     def chooser(self) -> Method:
         """The method that chooses the patterns, or has chosen those of the plan."""
-        return (self.method or Method.FLOW) if self.plan is None else self.plan.method
+        return (self.method or Method.MEASURED) if self.plan is None else self.plan.method
 
     @property
     def source(self) -> str:
@@ -183,7 +183,7 @@ class PruneRequest(Setting):
         """How a layer is pruned once its pattern is known."""
         if self.plan is None:
             return default_treatment(self.chooser, self.score, self.update)
-        return default_treatment(Method.FLOW, self.score or self.plan.score, self.update or self.plan.update)
+        return default_treatment(Method.MEASURED, self.score or self.plan.score, self.update or self.plan.update)
 
     @property
     def percentile(self) -> float | None:

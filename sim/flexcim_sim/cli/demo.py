@@ -42,7 +42,7 @@ def demo(
         int | None, typer.Option(min=1, help="Processes at once. [default: as many as there are cores]")
     ] = None,
 ) -> None:
-    """Prune two trained models with FLOW, run their layers on generated Verilog, and write a report.
+    """Prune two trained models by the published method, run their layers on generated Verilog, and write a report.
 
     Writes report.md, report.json, the figures, the packed models and the Verilog. Exit code 1 if the hardware and the
     golden model or the cycle model disagree.

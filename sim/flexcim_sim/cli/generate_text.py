@@ -13,7 +13,7 @@ import typer
 
 from flexcim.config.accelerator import ACCELERATOR_PRESETS, AcceleratorConfig, accelerator_preset
 from flexcim.config.macro import PRESETS
-from flexcim.packed.plans import Plan
+from flexcim.packed.plans import NestedPlan
 
 if TYPE_CHECKING:
     from flexcim_sim.runtime.driver import SimulatedAccelerator
@@ -43,9 +43,9 @@ def generate_text(
     preset_name: Annotated[
         str, typer.Option("--preset", help=f"Without --config: one of {', '.join((*ACCELERATOR_PRESETS, *PRESETS))}.")
     ] = "accelerator",
-    plan: Annotated[Plan, typer.Option(help="Of a nested model, the plan of the prefill.")] = Plan.DENSER,
+    plan: Annotated[NestedPlan, typer.Option(help="Of a nested model, the plan of the prefill.")] = NestedPlan.DENSER,
     decode_plan: Annotated[
-        Plan | None, typer.Option(help="The plan of decode. \\[default: that of the prefill]")
+        NestedPlan | None, typer.Option(help="The plan of decode. \\[default: that of the prefill]")
     ] = None,
 ) -> None:
     """Let a pruned language model go on from a prompt, its block linear layers on an accelerator.
@@ -74,7 +74,7 @@ def generate_text(
     plans = (plan, decode_plan or plan)
     packed = {one: pruned.packed.under(one) for one in plans}
     with contextlib.ExitStack() as stack:
-        chosen: dict[Plan, Backend] = {one: TorchBackend(packed[one]) for one in packed}
+        chosen: dict[NestedPlan, Backend] = {one: TorchBackend(packed[one]) for one in packed}
         reference = PhasedBackend(*(chosen[one] for one in plans))
         rtl: SimulatedAccelerator | None = None
         if backend is BackendName.golden:

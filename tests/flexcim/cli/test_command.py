@@ -229,7 +229,9 @@ def test_a_preset_is_printed_as_toml(name, read, tmp_path):
 def test_a_printed_preset_says_what_each_parameter_is(read):
     assert main(["presets", "accelerator-board"]) == 0
     text = read()[0]
-    assert text.startswith("# accelerator-board: one macro `board` behind 32-bit buses, with small memories\n\n[macro]\n")
+    assert text.startswith(
+        "# accelerator-board: one macro `board` behind 32-bit buses, with small memories\n\n[macro]\n"
+    )
     for row in (*parameters(MacroConfig), *parameters(AcceleratorConfig)):
         assert row.is_table or row.meaning in text
     assert "\n# R: slot rows in a sub-macro (1 – 1024)\nrows = 8\n" in text

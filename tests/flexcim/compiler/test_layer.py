@@ -12,7 +12,7 @@ from flexcim.accelerator.cycles import AcceleratorTiming
 from flexcim.accelerator.instructions import AcceleratorProgram, Loop, RunTiles
 from flexcim.compiler.layer import all_banks, compile_layer, compile_resident_layer
 from flexcim.compiler.mapping import CompileError, candidate_mappings
-from flexcim.compiler.programs import make_programs
+from flexcim.compiler.program_memory import make_programs
 from flexcim.compiler.schedule import schedule_layer
 from flexcim.config.accelerator import ACCELERATOR_PRESETS, AcceleratorConfig
 from flexcim.config.macro import MacroConfig

@@ -25,7 +25,7 @@ from flexcim.packed.folder import (
     read_packed,
     write_packed,
 )
-from flexcim.packed.plans import Plan
+from flexcim.packed.plans import NestedPlan
 from flexcim.packed.tiling import tile_layer
 from tests.flexcim.packed.test_folder import edit
 from tests.support.sparse_weights import random_parts
@@ -53,7 +53,7 @@ def nested_model(config=CONFIG, patterns=("2:8 2:8", "2:8 4:8", "4:8"), shape=(9
             )
         )
         denser[name], sparser[name] = sum(matrices), matrices[0]
-    return PackedModel(config, {}, layers), {Plan.DENSER: denser, Plan.SPARSER: sparser}
+    return PackedModel(config, {}, layers), {NestedPlan.DENSER: denser, NestedPlan.SPARSER: sparser}
 
 
 @pytest.fixture
@@ -62,12 +62,12 @@ def folder(tmp_path):
     return tmp_path / "model"
 
 
-@pytest.mark.parametrize("plan", Plan)
+@pytest.mark.parametrize("plan", NestedPlan)
 @pytest.mark.parametrize("stored", [False, True])
 def test_each_plan_is_its_integer_matrices(plan, stored, folder):
     model, matrices = nested_model()
     under = (read_packed(folder) if stored else model).under(plan)
-    assert under.nested == (plan is Plan.DENSER)
+    assert under.nested == (plan is NestedPlan.DENSER)
     assert list(under.tilings) == list("abc")
     for layer in under.layers:
         assert layer.tiling == under.tilings[layer.name]
@@ -79,15 +79,15 @@ def test_each_plan_is_its_integer_matrices(plan, stored, folder):
 
 def test_the_sparser_plan_can_be_written_as_a_model_of_its_own(folder, tmp_path):
     """With the bytes that it would have if it had been packed alone."""
-    write_packed(tmp_path / "sparser", read_packed(folder).under(Plan.SPARSER))
+    write_packed(tmp_path / "sparser", read_packed(folder).under(NestedPlan.SPARSER))
     assert json.loads((tmp_path / "sparser" / MANIFEST).read_text())["schema_version"] == SCHEMA_VERSION
     read = read_packed(tmp_path / "sparser")
     assert not read.nested
     with pytest.raises(
         PackedError, match="the packed model has only one plan, so it cannot be run under a sparser one"
     ):
-        read.under(Plan.SPARSER)
-    assert read.under(Plan.DENSER) is read
+        read.under(NestedPlan.SPARSER)
+    assert read.under(NestedPlan.DENSER) is read
 
 
 def test_the_manifest_of_a_nested_model(folder):
@@ -160,7 +160,7 @@ def rewrite(folder, change):
 
 
 def test_a_file_without_the_rests_tiles_is_refused(folder):
-    layer = nested_model()[0].under(Plan.SPARSER).layers[0]
+    layer = nested_model()[0].under(NestedPlan.SPARSER).layers[0]
     rewrite(folder, lambda arrays: arrays.update(weights=layer.weights, offsets=layer.offsets))
     shape = list(nested_model()[0].layers[0].weights.shape)
     message = f"layer 'a': weights must be int8 {shape}, not int8 {list(layer.weights.shape)}"
@@ -179,7 +179,7 @@ def test_a_weight_in_base_and_rest_is_refused(folder):
     with pytest.raises(PackedError, match=message):
         read_packed(folder).layers[0]
     with pytest.raises(PackedError, match=message):
-        read_packed(folder).under(Plan.SPARSER).layers[0]
+        read_packed(folder).under(NestedPlan.SPARSER).layers[0]
 
 
 def test_an_offset_past_the_rests_pattern_is_refused():

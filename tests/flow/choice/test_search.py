@@ -52,12 +52,12 @@ def test_every_method_keeps_the_budget(evidence, method):
     assert found.assignment.used <= problem.limit
     assert len(found.assignment.patterns) == len(evidence.units)
     assert found.assignment.used == problem.used([problem.patterns.index(p) for p in found.assignment.patterns])
-    assert bool(found.trials) == (method is Method.FLOW)
+    assert bool(found.trials) == (method is Method.MEASURED)
 
 
-def test_flow_takes_what_diverges_least_and_leaves_the_model_dense(evidence):
+def test_measuring_takes_what_diverges_least_and_leaves_the_model_dense(evidence):
     before = {name: tensor.clone() for name, tensor in evidence.model.state_dict().items()}
-    found = choose(Method.FLOW, problem_of(evidence, 0.55), evidence)
+    found = choose(Method.MEASURED, problem_of(evidence, 0.55), evidence)
     assert all(torch.equal(tensor, before[name]) for name, tensor in evidence.model.state_dict().items())
     assert found.assignment.method == min(found.trials, key=found.trials.__getitem__)
     assert {"knapsack", "refined 1"} <= set(found.trials)
@@ -77,10 +77,10 @@ def test_flow_takes_what_diverges_least_and_leaves_the_model_dense(evidence):
 
 def test_the_same_seed_chooses_the_same(evidence):
     problem = problem_of(evidence, 0.6)
-    first, again = (choose(Method.FLOW, problem, evidence) for _ in range(2))
+    first, again = (choose(Method.MEASURED, problem, evidence) for _ in range(2))
     assert first.assignment == again.assignment
     assert first.trials == again.trials
-    other = choose(Method.FLOW, problem, replace(evidence, seed=5))
+    other = choose(Method.MEASURED, problem, replace(evidence, seed=5))
     assert set(other.trials) - {"refined 1"} == set(first.trials) - {"refined 1"}
 
 
@@ -108,6 +108,6 @@ def test_blocks_have_a_pattern_each_if_asked_for():
         steps=1,
     )
     problem = pose(units_of(named, by_block=True), PRESETS["flexcim"].patterns, SparsityBudget(0.6))
-    assert len(choose(Method.FLOW, problem, evidence).assignment.patterns) == 3
+    assert len(choose(Method.MEASURED, problem, evidence).assignment.patterns) == 3
     assert default_granularity(Method.PAPER) is Granularity.BLOCK
-    assert default_granularity(Method.FLOW) is Granularity.LAYER
+    assert default_granularity(Method.MEASURED) is Granularity.LAYER

@@ -156,7 +156,9 @@ def test_the_hardwares_menu_limits_the_candidates():
     assert set(found.patterns) == {HALF}
     dense = select_paper(pose(units, PRESETS["dense"].patterns, SparsityBudget(0)), facts)
     assert set(dense.patterns) == {DENSE}
-    with pytest.raises(SelectionError, match=r"must have one of FLOW's candidates 1:1 4:8 2:4 2:8, but it is 1:4 1:2$"):
+    with pytest.raises(
+        SelectionError, match=r"must have one of the paper's candidates 1:1 4:8 2:4 2:8, but it is 1:4 1:2$"
+    ):
         select_paper(pose(units, [Pattern(1, 4), Pattern(1, 2)], SparsityBudget(0.1)), facts)
 
 
@@ -184,7 +186,7 @@ def test_the_objective_refuses_what_it_cannot_price():
     facts = [UnitFacts(0.0, 0.0)]
     with pytest.raises(ValueError, match="1 blocks need as many patterns, not 2"):
         objective(facts, [DENSE, DENSE])
-    with pytest.raises(ValueError, match="pattern 1:3 is none of FLOW's candidates 1:1 4:8 2:4 2:8"):
+    with pytest.raises(ValueError, match="pattern 1:3 is none of the paper's candidates 1:1 4:8 2:4 2:8"):
         objective(facts, [Pattern(1, 3)])
 
 

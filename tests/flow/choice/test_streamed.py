@@ -139,7 +139,7 @@ def test_what_does_not_fit_is_chosen_from_disk_and_chosen_alike(tmp_path, monkey
     folder = save_tiny(tmp_path, model)
     within = evidence_of(model, find_blocks(model))
     problem = problem_of(within)
-    expected = choose(Method.FLOW, problem, within)
+    expected = choose(Method.MEASURED, problem, within)
     assert expected.search is Search.IN_MEMORY
 
     monkeypatch.setattr(choosing, "BENCH_BYTES", 1000)
@@ -155,7 +155,7 @@ def test_what_does_not_fit_is_chosen_from_disk_and_chosen_alike(tmp_path, monkey
         once=once,
         loaded=lambda layer: block_of[layer.name].loaded(),
     )
-    found = choose(Method.FLOW, problem, evidence)
+    found = choose(Method.MEASURED, problem, evidence)
     assert found.search is Search.STREAMED
     assert found.trials.keys() == expected.trials.keys()
     assert found.trials == {name: pytest.approx(nats, rel=1e-5) for name, nats in expected.trials.items()}
@@ -163,7 +163,7 @@ def test_what_does_not_fit_is_chosen_from_disk_and_chosen_alike(tmp_path, monkey
     assert set(noted) == {"curvature", "trials"}
     monkeypatch.setattr(StreamedBench, "divergences", lambda *arguments: pytest.fail("measured twice"))
     monkeypatch.setattr(StreamedBench, "loss_model", lambda *arguments: pytest.fail("measured twice"))
-    assert choose(Method.FLOW, problem, evidence) == found
+    assert choose(Method.MEASURED, problem, evidence) == found
 
 
 def test_what_a_bench_takes():

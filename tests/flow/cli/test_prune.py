@@ -133,7 +133,7 @@ def test_an_image_classifier_is_pruned_on_images(tmp_path, capfd):
     assert report["calibration"] == {"samples": 4, "length": None, "seed": 0}
     assert call(folder, "--sparsity", 0.5, *words) == 0
     assert re.search(r"^tried knapsack: \d\.\d{4} nats per image away from", capfd.readouterr().out, re.MULTILINE)
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["method"] == "flow"
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["method"] == "measured"
 
 
 def test_a_model_of_images_needs_images(text, tmp_path, capfd):

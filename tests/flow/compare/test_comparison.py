@@ -126,12 +126,12 @@ def test_a_run_goes_on_after_its_end_and_an_earlier_result_is_replaced(inputs, t
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--methods", "flow,wanda"), "--methods must be of flow, paper, uniform, owl, not 'wanda'"),
+        (("--methods", "measured,wanda"), "--methods must be of measured, paper, uniform, owl, not 'wanda'"),
         (("--updates", "all"), "--updates must be of none, lsq, obs, not 'all'"),
         (("--sparsities", "0.5,half"), "--sparsities must be numbers with commas between them, not '0.5,half'"),
         (("--seeds", "1.5"), "--seeds must be numbers with commas between them, not '1.5'"),
         (("--methods", ""), "a comparison needs at least one method, one sparsity and one seed"),
-        (("--sparsities", "0.5,0.5"), "flow at 0.5, seed 0 is asked for twice"),
+        (("--sparsities", "0.5,0.5"), "measured at 0.5, seed 0 is asked for twice"),
         (("--sparsities", "0.5,nan"), "sparsity must be between 0 and 1, not nan"),
         (("--seeds", "0,-1"), f"a seed must be between 0 and {2**64 - 1}, not -1"),
         (("--seeds", f"{2**64}"), f"a seed must be between 0 and {2**64 - 1}, not {2**64}"),
@@ -157,11 +157,11 @@ def test_what_is_out_of_reach_is_refused_before_anything_is_measured(inputs, tmp
 
 
 def test_what_a_method_drops_beyond_what_was_asked_for_is_told_once(inputs, tmp_path, capsys):
-    chosen = ("--methods", "owl,flow", "--updates", "none,lsq", "--sparsities", "0.7")
+    chosen = ("--methods", "owl,measured", "--updates", "none,lsq", "--sparsities", "0.7")
     assert main(words(inputs, tmp_path / "out", *chosen)) == 0
     rows = json.loads((tmp_path / "out" / "comparison.json").read_text())["rows"]
     sparsity = {row["method"]: row["sparsity_chosen"] for row in rows}
-    assert sparsity["owl"] > 0.71 >= sparsity["flow"] >= 0.7
+    assert sparsity["owl"] > 0.71 >= sparsity["measured"] >= 0.7
     told = [line for line in capsys.readouterr().out.splitlines() if " asked for, as " in line]
     assert told == [
         f"owl drops {sparsity['owl']:.1%} of the weights, more than the 70.0% asked for, as its patterns share one m, "

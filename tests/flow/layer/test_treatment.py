@@ -87,11 +87,11 @@ def test_moments_must_have_been_collected():
         Treatment(Score.WANDA, Update.LSQ).apply(WEIGHT, without, PATTERNS)
 
 
-def test_the_default_is_as_published_but_for_flow():
+def test_the_default_is_as_published_but_for_the_measured_one():
     assert default_treatment(Method.PAPER) == Treatment(Score.WANDA, Update.NONE)
-    assert default_treatment(Method.FLOW) == Treatment(Score.OBS, Update.LSQ)
+    assert default_treatment(Method.MEASURED) == Treatment(Score.OBS, Update.LSQ)
     assert default_treatment(Method.UNIFORM, update=Update.LSQ) == Treatment(Score.WANDA, Update.LSQ)
-    assert str(default_treatment(Method.FLOW)) == "obs masks, lsq update"
+    assert str(default_treatment(Method.MEASURED)) == "obs masks, lsq update"
     assert str(default_treatment(Method.OWL)) == "wanda masks, no update"
 
 

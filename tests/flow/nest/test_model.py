@@ -17,7 +17,7 @@ from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern
 from flexcim.packed.cells import unpack_layer
 from flexcim.packed.folder import read_packed
-from flexcim.packed.plans import Plan
+from flexcim.packed.plans import NestedPlan
 from flexcim_flow.common.quiet import quiet
 from flexcim_flow.layer.updates import row_errors
 from flexcim_flow.model.checkpoint import load_checkpoint
@@ -94,12 +94,12 @@ def test_the_sparser_plan_is_the_pruned_model_and_the_denser_one_has_twice_as_mu
             assert ((weight[:, start : start + 8] != 0).sum(dim=1) <= 4).all()
         assert layer.tiling.patterns == (Pattern(2, 8), Pattern(2, 8))
         # Both plans are what the checkpoints say, to half a step of the scale that they share.
-        for plan, wanted in ((Plan.DENSER, weight), (Plan.SPARSER, base[layer.name])):
+        for plan, wanted in ((NestedPlan.DENSER, weight), (NestedPlan.SPARSER, base[layer.name])):
             under = layer.under(plan)
             matrix = unpack_layer(under.tiling, under.weights, under.offsets) * layer.weight_scales[:, None]
             assert np.abs(matrix - wanted.numpy()).max() <= layer.weight_scales.max() * 0.5001
-    assert result.sparsity(Plan.SPARSER) == pytest.approx(0.75, abs=0.02)
-    assert result.sparsity(Plan.DENSER) == pytest.approx(0.5, abs=0.02)
+    assert result.sparsity(NestedPlan.SPARSER) == pytest.approx(0.75, abs=0.02)
+    assert result.sparsity(NestedPlan.DENSER) == pytest.approx(0.5, abs=0.02)
     with quiet():
         AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "checkpoint")
 
@@ -119,7 +119,7 @@ def test_the_denser_plan_is_nearer_to_the_dense_model(pruned, text, tmp_path):
     assert errors[0] < errors[1]
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["evaluation"]["sparser"]["bits_per_byte"] == result.evaluations["sparser"].bits_per_byte
-    assert report["sparsity"]["sparser"] == result.sparsity(Plan.SPARSER)
+    assert report["sparsity"]["sparser"] == result.sparsity(NestedPlan.SPARSER)
 
 
 def test_a_text_of_one_window_has_no_standard_error(pruned, text, tmp_path):
@@ -133,7 +133,7 @@ def test_a_text_of_one_window_has_no_standard_error(pruned, text, tmp_path):
 def test_a_share_changes_the_sparser_plans_weights_and_not_their_places(pruned, text, tmp_path):
     nested(pruned, text, tmp_path / "out", share=0.5)
     before = read_packed(pruned[1] / "packed")
-    after = read_packed(tmp_path / "out" / "packed").under(Plan.SPARSER)
+    after = read_packed(tmp_path / "out" / "packed").under(NestedPlan.SPARSER)
     changed = 0
     for one, other in zip(before.layers, after.layers, strict=True):
         matrices = [unpack_layer(layer.tiling, layer.weights, layer.offsets) for layer in (one, other)]

@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
     return save_tiny(tmp_path_factory.mktemp("model"), tiny_llama())
 
 
-def test_flow_and_its_plans_set_the_same_part_apart(folder, text):
+def test_measured_choices_and_their_plans_set_the_same_part_apart(folder, text):
     checkpoint = load_checkpoint(folder)
     options = {"calibration": text, "samples": 3, "length": 16, "seed": 2}
     plans = {method: Plan(Path("p"), method, None, None, {"l": Choice(Pattern(1, 1), 0.0, "")}) for method in Method}
@@ -43,7 +43,7 @@ def test_flow_and_its_plans_set_the_same_part_apart(folder, text):
         planned = calibrate(asked(folder, plan=plans[method], **options), checkpoint)
         assert torch.equal(chosen.samples, planned.samples)
         assert chosen.samples.shape == (3, 16)
-        assert len(chosen.guard) == (3 if method is Method.FLOW else 0)
+        assert len(chosen.guard) == (3 if method is Method.MEASURED else 0)
     whole = calibrate(asked(folder, sparsity=0.5, **options), checkpoint).tokens
     assert len(whole) == len(TEXT.encode())
     assert sum(map(len, set_apart(whole, 16))) == len(whole)
@@ -113,7 +113,7 @@ def vit(tmp_path_factory):
         return save_tiny(tmp_path_factory.mktemp("models") / "vit", tiny_family("vit"))
 
 
-def test_flow_sets_images_apart(vit, tmp_path):
+def test_measuring_sets_images_apart(vit, tmp_path):
     checkpoint = load_checkpoint(vit)
     images = tiny_inputs(checkpoint.model, samples=17)
     save_file({"pixel_values": images}, tmp_path / "images")
@@ -143,7 +143,7 @@ def test_answers_that_are_no_probabilities_of_labels_are_not_compared(labels, ta
     options = {"sparsity": 0.5, "calibration": tmp_path / "images"}
     with pytest.raises(
         PruneError,
-        match=rf"^vit has {told}, but method flow compares probabilities of 2 or more labels that exclude each "
+        match=rf"^vit has {told}, but method measured compares probabilities of 2 or more labels that exclude each "
         r"other; use paper, uniform, owl$",
     ):
         check_abilities(asked(tmp_path / "vit", **options), checkpoint)
@@ -154,7 +154,7 @@ def test_samples_of_one_token_predict_nothing_to_compare(folder, text):
     options = {"sparsity": 0.5, "calibration": text, "samples": 4, "length": 1}
     with pytest.raises(
         PruneError,
-        match=r"^method flow compares what the model predicts within a sample, which takes a length of at least 2, "
+        match=r"^method measured compares what the model predicts within a sample, which takes a length of at least 2, "
         r"not 1; use paper, uniform, owl$",
     ):
         prune(asked(folder, **options))

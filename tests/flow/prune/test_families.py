@@ -114,7 +114,7 @@ def test_the_whole_pruner_takes_it(family, folder, tmp_path):
                 sparsity=0.5,
                 calibration=images if family == "vit" else text,
                 evaluation=other if model.can_generate() else None,
-                method=Method.FLOW if family in ("llama", "mixtral", "mamba", "bert", "vit") else Method.PAPER,
+                method=Method.MEASURED if family in ("llama", "mixtral", "mamba", "bert", "vit") else Method.PAPER,
                 samples=8,
                 length=32,
             )
@@ -145,7 +145,7 @@ def test_what_an_encoder_cannot_do_is_refused(tmp_path):
         prune(asked(folder, sparsity=0.5, calibration=text, method=Method.PAPER))
 
 
-# -- FLOW on encoders --------------------------------------------------------------------------------------------------
+# -- measuring on encoders ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=["bert", "masked bert", "vit"])
@@ -169,7 +169,7 @@ def contents(folder) -> dict[str, bytes]:
 
 
 def test_flow_keeps_what_an_encoder_predicts(encoder, monkeypatch):
-    assert encoder.chooser is Method.FLOW
+    assert encoder.chooser is Method.MEASURED
     within = tried(prune(encoder), Search.IN_MEMORY)
     monkeypatch.setattr(choosing, "BENCH_BYTES", 1000)
     streamed = tried(prune(encoder), Search.STREAMED)

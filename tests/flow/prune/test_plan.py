@@ -50,7 +50,7 @@ def options(text):
 
 @pytest.fixture(scope="module")
 def planned(model, options, tmp_path_factory):
-    """What a run of FLOW's writes."""
+    """What a measured run writes."""
     output = tmp_path_factory.mktemp("planned") / "out"
     prune_to(output, asked(model, sparsity=0.5, **options))
     return output
@@ -78,7 +78,7 @@ def edited(planned, tmp_path, *changes):
     return path
 
 
-@pytest.mark.parametrize("method", [Method.FLOW, Method.PAPER])
+@pytest.mark.parametrize("method", [Method.MEASURED, Method.PAPER])
 def test_a_plan_that_is_not_edited_gives_the_same_bytes(method, model, options, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     prune_to(first, asked(model, sparsity=0.5, method=method, **options))
@@ -104,7 +104,7 @@ def test_a_plan_tells_pattern_sparsity_cost_and_reason(planned):
         assert entry["why"]
         assert math.isfinite(entry["cost"])
     read = read_plan(planned / "plan.toml")
-    assert (read.method, read.score, read.update) == (Method.FLOW, Score.OBS, Update.LSQ)
+    assert (read.method, read.score, read.update) == (Method.MEASURED, Score.OBS, Update.LSQ)
     assert {name: str(choice.pattern) for name, choice in read.choices.items()} == {
         name: entry["pattern"] for name, entry in plan["layers"].items()
     }
@@ -211,8 +211,8 @@ REFUSED = {
     ),
     "unknown update": (('update = "lsq"', 'update = "all"'), "update must be of none, lsq, obs, not 'all'"),
     "unknown method": (
-        ('method = "flow"', 'method = "wanda"'),
-        "method must be of flow, paper, uniform, owl, not 'wanda'",
+        ('method = "measured"', 'method = "wanda"'),
+        "method must be of measured, paper, uniform, owl, not 'wanda'",
     ),
     "name without quotes": (
         (f'[layers."{UP}"]', f"[layers.{UP}]"),
@@ -252,7 +252,7 @@ def test_a_layer_that_is_left_out_is_named(planned, model, text, tmp_path, capfd
     assert refused(capfd, model, "--plan", path, *options) == f"{path}: has no pattern for layer '{DOWN}' of tiny"
     path.write_text(document[: document.index(f'[layers."{DOWN}"]')] + f'[layers."{DOWN}"]\n')
     assert refused(capfd, model, "--plan", path, *options) == f"{path}: layer '{DOWN}' has no pattern"
-    path.write_text('method = "flow"\n')
+    path.write_text('method = "measured"\n')
     assert refused(capfd, model, "--plan", path, *options) == (
         f'{path}: layers must be tables such as [layers."model.layers.0.fc1"], not None'
     )
@@ -269,7 +269,7 @@ def test_a_file_that_is_no_toml_is_refused(model, text, tmp_path, capfd):
 
 
 @pytest.mark.parametrize(
-    "other", [("--sparsity", 0.5), ("--budget", "bytes=0.5"), ("--method", "flow"), ("--granularity", "layer")]
+    "other", [("--sparsity", 0.5), ("--budget", "bytes=0.5"), ("--method", "measured"), ("--granularity", "layer")]
 )
 def test_a_plan_excludes_what_chooses(other, planned, model, tmp_path, capfd):
     assert refused(capfd, model, "--plan", planned / "plan.toml", "-o", tmp_path / "out", *other) == (

@@ -341,23 +341,23 @@ def test_options_that_do_not_fit_are_refused(folder, text, tmp_path):
 
 
 def test_flow_by_default_updates_what_it_keeps(folder, text, other, result):
-    flow = prune(asked(folder, sparsity=TARGET, calibration=text, evaluation=other, samples=5, length=40, seed=7))
+    measured = prune(asked(folder, sparsity=TARGET, calibration=text, evaluation=other, samples=5, length=40, seed=7))
     assert (
-        flow.request.source,
-        flow.treatment.score,
-        flow.treatment.update,
-    ) == ("flow", Score.OBS, Update.LSQ)
-    assert flow.sparsity >= TARGET
-    assert flow.selection is not None
-    assert len(flow.selection.assignment.choices) == len(flow.layers)
-    assert {of_layer.damping for of_layer in flow.numerics.values()} == {0.01}
-    model = flow.checkpoint.model
-    for layer in flow.layers:
+        measured.request.source,
+        measured.treatment.score,
+        measured.treatment.update,
+    ) == ("measured", Score.OBS, Update.LSQ)
+    assert measured.sparsity >= TARGET
+    assert measured.selection is not None
+    assert len(measured.selection.assignment.choices) == len(measured.layers)
+    assert {of_layer.damping for of_layer in measured.numerics.values()} == {0.01}
+    model = measured.checkpoint.model
+    for layer in measured.layers:
         weight = model.get_submodule(layer.name).weight.detach()
         assert not weight[~nm_mask(weight.abs(), layer.pattern)].any()
-    assert flow.evaluations is not None
+    assert measured.evaluations is not None
     # The text is what it was calibrated on, so that the better treatment shows even on random models.
-    assert flow.evaluations.pruned.nats != result.evaluations.pruned.nats
+    assert measured.evaluations.pruned.nats != result.evaluations.pruned.nats
     assert result.treatment.update is Update.NONE
     assert {of_layer.damping for of_layer in result.numerics.values()} == {None}
 

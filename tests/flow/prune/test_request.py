@@ -41,7 +41,10 @@ def request_for(tmp_path):
             {"plan": PLAN, "sparsity": 0.5},
             "a plan names the pattern of each layer, so that it excludes a budget",
         ),
-        ({"plan": PLAN, "method": Method.FLOW}, "a plan names the pattern of each layer, so that it excludes a method"),
+        (
+            {"plan": PLAN, "method": Method.MEASURED},
+            "a plan names the pattern of each layer, so that it excludes a method",
+        ),
         (
             {"plan": PLAN, "granularity": Granularity.LAYER},
             "a plan names the pattern of each layer, so that it excludes a granularity",
@@ -139,7 +142,7 @@ def test_every_word_of_a_plan_counts():
     sums = {PLAN.checksum()}
     for choice in (Choice(Pattern(1, 4), 0.5, "so"), Choice(Pattern(2, 4), 0.25, "so"), Choice(Pattern(2, 4), 0.5, "")):
         sums.add(replace(PLAN, choices={"layer": choice}).checksum())
-    sums.add(replace(PLAN, method=Method.FLOW).checksum())
+    sums.add(replace(PLAN, method=Method.MEASURED).checksum())
     sums.add(replace(PLAN, update=Update.LSQ).checksum())
     assert len(sums) == 6
     assert replace(PLAN, path=Path("elsewhere")).checksum() == PLAN.checksum()

@@ -74,7 +74,7 @@ def contents(folder) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.parametrize("method", [Method.PAPER, Method.FLOW])
+@pytest.mark.parametrize("method", [Method.PAPER, Method.MEASURED])
 def test_a_run_from_disk_to_disk_gives_the_same_bytes_as_one_in_memory(method, folder, text, other, tmp_path):
     options = OPTIONS | {"method": method, "calibration": text, "evaluation": other}
     write_result(tmp_path / "whole", prune(asked(folder, **options)))
@@ -193,7 +193,7 @@ print(killed)
 
 @pytest.mark.parametrize(
     ("seed", "single", "method", "recover"),
-    [(1, 1 << 30, Method.PAPER, 0), (2, 0, Method.FLOW, 0), (3, 1 << 30, Method.PAPER, 3), (4, 0, Method.PAPER, 3)],
+    [(1, 1 << 30, Method.PAPER, 0), (2, 0, Method.MEASURED, 0), (3, 1 << 30, Method.PAPER, 3), (4, 0, Method.PAPER, 3)],
     ids=["one file", "shards", "one file, recovered", "shards, recovered"],
 )
 def test_a_run_that_is_killed_at_any_point_gives_the_same_bytes_in_the_end(
@@ -435,7 +435,7 @@ def test_an_expert_that_no_token_reaches_is_pruned_by_magnitude_and_it_is_said(t
 
 def test_what_does_not_fit_in_memory_is_streamed_and_the_report_says_so(text, other, tmp_path, monkeypatch):
     folder = save_tiny(tmp_path / "model", tiny_llama(), torch.float16)
-    options = OPTIONS | {"method": Method.FLOW, "calibration": text, "evaluation": other}
+    options = OPTIONS | {"method": Method.MEASURED, "calibration": text, "evaluation": other}
     prune_to(tmp_path / "whole", asked(folder, **options))
     monkeypatch.setattr(choosing, "BENCH_BYTES", 1000)
     prune_to(tmp_path / "streamed", asked(folder, **options))

@@ -17,7 +17,7 @@ from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern
 from flexcim.packed.cells import pack_layer
 from flexcim.packed.folder import PackedLayer, PackedModel, write_packed
-from flexcim.packed.plans import Plan
+from flexcim.packed.plans import NestedPlan
 from flexcim.packed.tiling import LayerTiling
 from flexcim_flow.layer.masks import nm_mask
 from flexcim_flow.model.blocks import find_blocks
@@ -36,7 +36,7 @@ MODELS = {"llama": tiny_llama, "mamba2": tiny_mamba2}
 PATTERNS = ("2:4 2:4", "2:4 1:1", "2:4")
 
 
-@pytest.mark.parametrize("plan", Plan)
+@pytest.mark.parametrize("plan", NestedPlan)
 def test_all_backends_give_each_plans_integer_product(plan):
     """Also cycle by cycle: the Verilator backend holds the RTL against the cycle model."""
     model, matrices = nested_model(SMALL.macro, PATTERNS, (21, 37))
@@ -62,7 +62,7 @@ def test_nested_layers_with_remainders_are_the_integer_product(config):
         for inputs in (macro.tile_inputs(base, 1), macro.tile_inputs(base, 1) // 2 + 1):
             outputs = 2 * macro.columns + 1
             model, matrices = nested_model(macro, [f"{base} {rest}"], (outputs, inputs))
-            for plan in Plan:
+            for plan in NestedPlan:
                 under = model.under(plan)
                 (shape,), (packed,) = layer_shapes(under, config), under.layers
                 layer = compile_layer(config, outputs, inputs, shape.pattern, 3, rest=shape.rest)
@@ -93,8 +93,8 @@ def test_twice_two_of_eight_costs_what_four_of_eight_costs():
 def test_a_tiles_image_begins_with_that_of_the_sparser_plan():
     """So that a host need not keep the sparser plan's images besides: it sends as many words of each."""
     model, _ = nested_model(SMALL.macro, ["2:4 2:4"], (9, 29))
-    images: dict[Plan, dict[tuple[int, int], NDArray[np.uint8]]] = {}
-    for plan in Plan:
+    images: dict[NestedPlan, dict[tuple[int, int], NDArray[np.uint8]]] = {}
+    for plan in NestedPlan:
         under = model.under(plan)
         (shape,), (packed,) = layer_shapes(under, SMALL), under.layers
         layer = compile_layer(SMALL, 9, 29, shape.pattern, 1, rest=shape.rest, groups=1)
@@ -105,10 +105,10 @@ def test_a_tiles_image_begins_with_that_of_the_sparser_plan():
             of_tile[tile.output_tile, tile.k_tile] = stream[place : place + count]
             place += count
         images[plan] = of_tile
-    assert len(images[Plan.SPARSER]) > 2
-    assert len(images[Plan.DENSER]) > len(images[Plan.SPARSER])
-    for key, image in images[Plan.SPARSER].items():
-        whole = images[Plan.DENSER][key]
+    assert len(images[NestedPlan.SPARSER]) > 2
+    assert len(images[NestedPlan.DENSER]) > len(images[NestedPlan.SPARSER])
+    for key, image in images[NestedPlan.SPARSER].items():
+        whole = images[NestedPlan.DENSER][key]
         # The last word may be padded in one and go on in the other.
         np.testing.assert_array_equal(whole[: len(image) - 1], image[:-1])
         np.testing.assert_array_equal(whole[len(image) - 1][image[-1] != 0], image[-1][image[-1] != 0])
@@ -123,7 +123,7 @@ def test_a_menu_without_the_parts_takes_their_sum():
     backend = GoldenBackend(model, config)
     activations = np.random.default_rng(153).integers(-128, 128, (2, 70)).astype(np.int8)
     for name in layers:
-        product = activations.astype(np.int64) @ matrices[Plan.DENSER][name].T.astype(np.int64)
+        product = activations.astype(np.int64) @ matrices[NestedPlan.DENSER][name].T.astype(np.int64)
         np.testing.assert_array_equal(backend.multiply(name, activations), product)
 
 
@@ -202,11 +202,11 @@ def test_compile_and_cycles_take_a_plan(tmp_path):
     SMALL.to_toml(tmp_path / "small.toml")
     places = [str(tmp_path / "packed"), "--config", str(tmp_path / "small.toml")]
     size = {}
-    for plan in Plan:
+    for plan in NestedPlan:
         out = tmp_path / plan.value
         assert main(["compile", *places, "-o", str(out), "--plan", plan.value]) == 0
         schedule = json.loads((out / "schedule.json").read_text())
-        assert schedule["layers"][0]["pattern"] == ("2:4 + 2:4" if plan is Plan.DENSER else "2:4")
+        assert schedule["layers"][0]["pattern"] == ("2:4 + 2:4" if plan is NestedPlan.DENSER else "2:4")
         size[plan] = sum(layer["weights"]["words"] for layer in schedule["layers"])
         golden, activations = GoldenAccelerator(SMALL), np.arange(37, dtype=np.int8)[None]
         for layer in (one for one in schedule["layers"] if not one["resident"]):
@@ -217,7 +217,7 @@ def test_compile_and_cycles_take_a_plan(tmp_path):
             product = activations.astype(np.int64) @ matrices[plan][layer["name"]].T.astype(np.int64)
             np.testing.assert_array_equal(_outputs(layer, np.concatenate(results)), product)
         assert not golden.error
-    assert size[Plan.SPARSER] < size[Plan.DENSER]
+    assert size[NestedPlan.SPARSER] < size[NestedPlan.DENSER]
     words = ["cycles", *places, "--json", str(tmp_path / "cycles.json")]
     assert main([*words, "--plan", "denser", "--decode-plan", "sparser"]) == 0
     phases = json.loads((tmp_path / "cycles.json").read_text())["phases"]

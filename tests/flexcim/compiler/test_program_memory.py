@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from flexcim.accelerator.instructions import LoadTile, Loop, RunTiles
-from flexcim.compiler.programs import make_programs
+from flexcim.compiler.program_memory import make_programs
 from flexcim.config.pattern import Pattern
 
 
