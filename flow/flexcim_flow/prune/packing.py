@@ -1,4 +1,4 @@
-"""Packed layers that are made one after the other, so that only one block's weights need be in memory."""
+"""A pruned model as the macro loads it, packed layer by layer, so that only one block's weights need be in memory."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from contextlib import ExitStack
 from itertools import groupby
 from typing import Generic, TypeVar, overload
 
-from flexcim.packed.folder import PackedLayer
+from flexcim.packed.cells import pack_layer
+from flexcim.packed.folder import PackedLayer, PackedModel
 from flexcim_flow.model.blocks import Block
+from flexcim_flow.prune.result import PrunedLayer, PruneResult
 
-__all__ = ["PackedOnDemand"]
+__all__ = ["PackedOnDemand", "pack", "pack_one"]
 
 _Layer = TypeVar("_Layer")
 
@@ -54,3 +56,24 @@ class PackedOnDemand(Sequence[PackedLayer], Generic[_Layer]):
                 for block in blocks:
                     stack.enter_context(block.loaded())
                 yield from map(self._pack, layers)
+
+
+def pack_one(layer: PrunedLayer) -> PackedLayer:
+    """The layer's cells, offsets and scales as they are loaded into the macro."""
+    integers, scales = layer.integers()
+    weights, offsets = pack_layer(layer.tiling, integers.numpy())
+    scale = layer.activation_scale
+    return PackedLayer(
+        name=layer.name,
+        tiling=layer.tiling,
+        activation_scale=None if scale is None else scale.item(),
+        weight_scales=scales.numpy(),
+        weights=weights,
+        offsets=offsets,
+    )
+
+
+def pack(result: PruneResult) -> PackedModel:
+    """All layers as they are loaded into the macro; each is packed when it is asked for."""
+    metadata = {"model": result.checkpoint.name, "sparsity": result.sparsity}
+    return PackedModel(result.config, metadata, PackedOnDemand(result.layers, pack_one, lambda layer: (layer.block,)))

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from flexcim.config.macro import PRESETS
-from flexcim.config.pattern import Pattern
 from flexcim_flow.choice.budgets import SparsityBudget, pose
 from flexcim_flow.choice.divergence import Reference
+from flexcim_flow.choice.evidence import Evidence
+from flexcim_flow.choice.measured import MEASURED
 from flexcim_flow.choice.problem import Problem, units_of
 from flexcim_flow.choice.refinement import Bench
-from flexcim_flow.choice.search import Evidence, choose, default_granularity, undominated
-from flexcim_flow.common.options import Granularity, Method, Score, Update
+from flexcim_flow.choice.selector import SELECTORS
+from flexcim_flow.common.options import Update
 from flexcim_flow.layer.treatment import Treatment
 from flexcim_flow.model.blocks import find_blocks
 from flexcim_flow.passes.stream import BlockStream
@@ -33,7 +34,7 @@ def evidence():
         model=model,
         units=tuple((layer,) for block in blocks for layer in block.layers),
         dense=BlockStream(model, blocks, SAMPLES, moments=True).dense,
-        treatment=Treatment(Score.OBS, Update.LSQ),
+        treatment=Treatment("obs", Update.LSQ),
         samples=SAMPLES,
         guard=GUARD,
         steps=1,
@@ -45,19 +46,19 @@ def problem_of(evidence: Evidence, sparsity: float, menu: str = "flexcim") -> Pr
     return pose(units_of([("all", layers)], by_block=False), PRESETS[menu].patterns, SparsityBudget(sparsity))
 
 
-@pytest.mark.parametrize("method", Method)
+@pytest.mark.parametrize("method", SELECTORS.own)
 def test_every_method_keeps_the_budget(evidence, method):
     problem = problem_of(evidence, 0.6)
-    found = choose(method, problem, evidence)
+    found = SELECTORS[method].choose(problem, evidence)
     assert found.assignment.used <= problem.limit
     assert len(found.assignment.patterns) == len(evidence.units)
     assert found.assignment.used == problem.used([problem.patterns.index(p) for p in found.assignment.patterns])
-    assert bool(found.trials) == (method is Method.MEASURED)
+    assert bool(found.trials) == (method == "measured")
 
 
 def test_measuring_takes_what_diverges_least_and_leaves_the_model_dense(evidence):
     before = {name: tensor.clone() for name, tensor in evidence.model.state_dict().items()}
-    found = choose(Method.MEASURED, problem_of(evidence, 0.55), evidence)
+    found = MEASURED.choose(problem_of(evidence, 0.55), evidence)
     assert all(torch.equal(tensor, before[name]) for name, tensor in evidence.model.state_dict().items())
     assert found.assignment.method == min(found.trials, key=found.trials.__getitem__)
     assert {"knapsack", "refined 1"} <= set(found.trials)
@@ -77,21 +78,11 @@ def test_measuring_takes_what_diverges_least_and_leaves_the_model_dense(evidence
 
 def test_the_same_seed_chooses_the_same(evidence):
     problem = problem_of(evidence, 0.6)
-    first, again = (choose(Method.MEASURED, problem, evidence) for _ in range(2))
+    first, again = (MEASURED.choose(problem, evidence) for _ in range(2))
     assert first.assignment == again.assignment
     assert first.trials == again.trials
-    other = choose(Method.MEASURED, problem, replace(evidence, seed=5))
+    other = MEASURED.choose(problem, replace(evidence, seed=5))
     assert set(other.trials) - {"refined 1"} == set(first.trials) - {"refined 1"}
-
-
-def test_patterns_that_others_contain_are_not_measured():
-    menu = PRESETS["flexcim"].patterns
-    whole = pose(units_of([("all", [("a", (8, 80))])], by_block=False), menu, SparsityBudget(0.5))
-    left_out = set(menu) - {menu[column] for column in undominated(whole)}
-    assert left_out == {Pattern(1, 2), Pattern(2, 4), Pattern(1, 4)}
-    # The last block of 4 inputs keeps 1 at 1:4 and 2 at 2:8.
-    rest = pose(units_of([("all", [("a", (8, 44))])], by_block=False), menu, SparsityBudget(0.5))
-    assert Pattern(1, 4) in {menu[column] for column in undominated(rest)}
 
 
 def test_blocks_have_a_pattern_each_if_asked_for():
@@ -102,12 +93,10 @@ def test_blocks_have_a_pattern_each_if_asked_for():
         model=model,
         units=tuple(block.layers for block in blocks),
         dense=BlockStream(model, blocks, SAMPLES, moments=True).dense,
-        treatment=Treatment(Score.WANDA, Update.NONE),
+        treatment=Treatment("wanda", Update.NONE),
         samples=SAMPLES,
         guard=GUARD,
         steps=1,
     )
     problem = pose(units_of(named, by_block=True), PRESETS["flexcim"].patterns, SparsityBudget(0.6))
-    assert len(choose(Method.MEASURED, problem, evidence).assignment.patterns) == 3
-    assert default_granularity(Method.PAPER) is Granularity.BLOCK
-    assert default_granularity(Method.MEASURED) is Granularity.LAYER
+    assert len(MEASURED.choose(problem, evidence).assignment.patterns) == 3
