@@ -1,0 +1,189 @@
+"""Plots of what was measured and of what the cycle model computes."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from flexcim.compiler.layer import compile_layer
+from flexcim.config.accelerator import accelerator_preset
+from flexcim.config.macro import MacroConfig, preset
+from flexcim.config.pattern import Pattern
+from flexcim.macro.cycles import program_cycles
+from flexcim.packed.tiling import tile_layer
+from scripts.figures.canvas import Canvas, Kind
+
+__all__ = ["ChoiceRow", "draw_choice", "draw_speedup", "read_choice"]
+
+CHOICE = Path(__file__).resolve().parents[2] / "docs" / "data" / "choice.csv"
+MODELS = {"llama-kjv": "Llama", "mamba2-kjv": "Mamba-2", "gpt2-kjv": "GPT-2"}
+OTHERS: Mapping[str, tuple[str, Kind]] = {
+    "of_published_method": ("published method", "weight"),
+    "of_published_choice": ("published choice, our update", "memory"),
+    "of_uniform": ("best uniform pattern, our update", "control"),
+}
+TILES, VECTORS, OUTPUTS = 8, 64, 512
+
+
+@dataclass(frozen=True)
+class ChoiceRow:
+    """A model at a sparsity, pruned by our default and by others.
+
+    Parameters
+    ----------
+    menu, model : str
+        Menu of patterns, and the model's folder.
+    sparsity : int
+        In percent.
+    nats : float
+        Loss per token that our default adds.
+    shares : mapping of str to float
+        That loss as a share of what each other way adds.
+    """
+
+    menu: str
+    model: str
+    sparsity: int
+    nats: float
+    shares: Mapping[str, float]
+
+
+def read_choice() -> list[ChoiceRow]:
+    """The committed figures of scripts/experiments_flow.py."""
+    lines = [line for line in CHOICE.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    return [
+        ChoiceRow(
+            row["menu"],
+            row["model"],
+            int(row["sparsity_percent"]),
+            float(row["nats"]),
+            {name: float(row[name]) for name in OTHERS},
+        )
+        for row in csv.DictReader(lines)
+    ]
+
+
+# -- added loss against sparsity ---------------------------------------------------------------------------------------
+
+_PANEL, _HEIGHT, _TOP = 276.0, 250.0, 92.0
+_LOSSES = (0.01, 0.1, 1.0, 10.0)
+
+
+def draw_choice(rows: Sequence[ChoiceRow], menu: str) -> Canvas:
+    """A panel for each model; the loss on a logarithmic axis.
+
+    The other ways' losses are ours divided by the share that the table gives.
+    """
+    canvas = Canvas(1000, 436, f"Loss that pruning adds, against sparsity, on the menu {menu}")
+    canvas.heading(
+        "Loss that pruning adds", f"nats per token of held-out text, menu “{menu}”, mean of three draws; less is better"
+    )
+    for index, (model, name) in enumerate(MODELS.items()):
+        left = 70 + index * (_PANEL + 36)
+        _draw_axes(canvas, left, name, labelled=index == 0)
+        of_model = sorted((row for row in rows if (row.menu, row.model) == (menu, model)), key=lambda row: row.sparsity)
+        for key, (_, kind) in OTHERS.items():
+            _draw_curve(canvas, left, [(row.sparsity, row.nats / row.shares[key]) for row in of_model], kind)
+        _draw_curve(canvas, left, [(row.sparsity, row.nats) for row in of_model], "sum", ours=True)
+    x = 70.0
+    canvas.dot(x + 6, 388, "sum", radius=5)
+    canvas.text(x + 18, 392, "our default", "small")
+    x += 130
+    for label, kind in reversed(list(OTHERS.values())):
+        canvas.dot(x + 6, 388, kind, radius=5)
+        canvas.text(x + 18, 392, label, "small")
+        x += 250
+    note = "The others' losses are ours divided by the shares in docs/data/choice.csv, which have two digits."
+    canvas.text(70, 418, note, "small", soft=True)
+    return canvas
+
+
+def _x(left: float, sparsity: float) -> float:
+    return left + 14 + (sparsity - 50) / 25 * (_PANEL - 28)
+
+
+def _y(loss: float) -> float:
+    low, high = math.log10(_LOSSES[0]), math.log10(_LOSSES[-1])
+    return _TOP + _HEIGHT * (high - math.log10(loss)) / (high - low)
+
+
+def _draw_axes(canvas: Canvas, left: float, name: str, *, labelled: bool) -> None:
+    canvas.text(left, _TOP - 16, name, "head")
+    canvas.box(left, _TOP, _PANEL, _HEIGHT, "plain", radius=3)
+    for loss in _LOSSES:
+        if loss not in (_LOSSES[0], _LOSSES[-1]):
+            canvas.line([(left, _y(loss)), (left + _PANEL, _y(loss))], "plain")
+        if labelled:
+            canvas.text(left - 8, _y(loss) + 4, f"{loss:g}", "small", anchor="end", soft=True)
+    for sparsity in (50, 60, 70, 75):
+        canvas.text(_x(left, sparsity), _TOP + _HEIGHT + 18, f"{sparsity} %", "small", anchor="middle", soft=True)
+    if labelled:
+        canvas.text(28, _TOP + _HEIGHT / 2, "nats per token", "small", anchor="middle", soft=True, upright=True)
+
+
+def _draw_curve(
+    canvas: Canvas, left: float, points: Sequence[tuple[int, float]], kind: Kind, *, ours: bool = False
+) -> None:
+    places = [(_x(left, sparsity), _y(loss)) for sparsity, loss in points]
+    canvas.line(places, kind, wide=ours)
+    for place in places:
+        canvas.dot(*place, kind, radius=4.5 if ours else 3.5)
+
+
+# -- speed-up by pattern -----------------------------------------------------------------------------------------------
+
+
+def prefill_speedup(config: MacroConfig, dense: MacroConfig, pattern: Pattern) -> float:
+    """Products of a dense layer per cycle, relative to the dense instance of the same cells: full tiles, 64 vectors."""
+
+    def cycles(macro: MacroConfig, of: Pattern) -> int:
+        tiling = tile_layer(macro, TILES * macro.tile_outputs(1), macro.tile_inputs(of, 1), of, groups=1)
+        return program_cycles(macro, tiling.program(VECTORS)).cycles
+
+    (one,) = dense.patterns
+    wider = config.tile_inputs(pattern, 1) / dense.tile_inputs(one, 1)
+    return wider * cycles(dense, one) / cycles(config, pattern)
+
+
+def decode_speedup(name: str, pattern: Pattern) -> float:
+    """The same for one vector on an accelerator, against dense macros behind the same buses: weights stream."""
+    config = accelerator_preset(name)
+    dense = replace(config, macro=replace(preset("dense"), weight_port=config.macro.weight_port))
+    (one,) = dense.macro.patterns
+    inputs = config.macro.tile_inputs(pattern, 1)
+    ours = compile_layer(config, OUTPUTS, inputs, pattern, 1).cycles.cycles / inputs
+    others = dense.macro.tile_inputs(one, 1)
+    return compile_layer(dense, OUTPUTS, others, one, 1).cycles.cycles / others / ours
+
+
+def draw_speedup(name: str) -> Canvas:
+    """Two bars for each pattern of the menu, from the densest to the sparsest."""
+    config = preset("flexcim")
+    patterns = sorted(config.patterns, key=lambda pattern: (-pattern.density, pattern.m))
+    canvas = Canvas(1000, 400, "Speed-up of each pattern over dense macros with as many cells")
+    canvas.heading("Speed-up by pattern", "over the preset dense with as many cells; area is not measured yet")
+    left, top, height, most = 70.0, 66.0, 252.0, 4.25
+    for value in (1, 2, 3, 4):
+        y = top + height * (1 - value / most)
+        canvas.line([(left, y), (976, y)], "control" if value == 1 else "plain", dashed=value == 1)
+        canvas.text(left - 10, y + 4, f"{value}×", "small", anchor="end", soft=True)
+    pitch = (976 - left) / len(patterns)
+    for index, pattern in enumerate(patterns):
+        x = left + index * pitch + 6
+        speedups = (prefill_speedup(config, preset("dense"), pattern), decode_speedup(name, pattern))
+        kinds: tuple[Kind, Kind] = ("sum", "weight")
+        for side, (speedup, kind) in enumerate(zip(speedups, kinds, strict=True)):
+            tall = height * speedup / most
+            canvas.fill(x + side * 32, top + height - tall, 28, tall, kind, strong=True)
+            canvas.text(
+                x + side * 32 + 14, top + height - tall - 5, f"{speedup:.2f}", "small", anchor="middle", room=32
+            )
+        canvas.text(x + 30, top + height + 19, str(pattern), "head", anchor="middle")
+    canvas.dot(left + 12, 374, "sum", radius=5)
+    canvas.text(left + 24, 378, f"prefill: one macro, {TILES} full tiles, {VECTORS} vectors", "small")
+    canvas.dot(left + 402, 374, "weight", radius=5)
+    canvas.text(left + 414, 378, f"decode: {name}, one vector, all weights streamed with their offsets", "small")
+    return canvas
