@@ -184,6 +184,11 @@ def draw_speedup(name: str) -> Canvas:
         canvas.text(x + 30, top + height + 19, str(pattern), "head", anchor="middle")
     canvas.dot(left + 12, 374, "sum", radius=5)
     canvas.text(left + 24, 378, f"prefill: one macro, {TILES} full tiles, {VECTORS} vectors", "small")
-    canvas.dot(left + 402, 374, "weight", radius=5)
-    canvas.text(left + 414, 378, f"decode: {name}, one vector, all weights streamed with their offsets", "small")
+    canvas.dot(left + 372, 374, "weight", radius=5)
+    canvas.text(
+        left + 384,
+        378,
+        f"decode: {name}, {OUTPUTS // config.tile_outputs(1)} full tiles, one vector, weights streamed with offsets",
+        "small",
+    )
     return canvas
