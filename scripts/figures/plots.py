@@ -22,15 +22,15 @@ CHOICE = Path(__file__).resolve().parents[2] / "docs" / "data" / "choice.csv"
 MODELS = {"llama-kjv": "Llama", "mamba2-kjv": "Mamba-2", "gpt2-kjv": "GPT-2"}
 OTHERS: Mapping[str, tuple[str, Kind]] = {
     "of_published_method": ("published method", "weight"),
-    "of_published_choice": ("published choice, our update", "memory"),
-    "of_uniform": ("best uniform pattern, our update", "control"),
+    "of_published_choice": ("published choice, with our update", "memory"),
+    "of_uniform": ("best uniform, with our update", "control"),
 }
 TILES, VECTORS, OUTPUTS = 8, 64, 512
 
 
 @dataclass(frozen=True)
 class ChoiceRow:
-    """A model at a sparsity, pruned by our default and by others.
+    """A model at a sparsity, pruned by FLOW's own choice and by others.
 
     Parameters
     ----------
@@ -38,99 +38,87 @@ class ChoiceRow:
         Menu of patterns, and the model's folder.
     sparsity : int
         In percent.
-    nats : float
-        Loss per token that our default adds.
-    shares : mapping of str to float
-        That loss as a share of what each other way adds.
+    shares : mapping of str to tuple of float
+        The loss that FLOW's choice adds as a share of what each other way adds: mean, least and most of the draws.
     """
 
     menu: str
     model: str
     sparsity: int
-    nats: float
-    shares: Mapping[str, float]
+    shares: Mapping[str, tuple[float, float, float]]
 
 
 def read_choice() -> list[ChoiceRow]:
     """The committed figures of scripts/experiments_flow.py."""
     lines = [line for line in CHOICE.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    return [
-        ChoiceRow(
-            row["menu"],
-            row["model"],
-            int(row["sparsity_percent"]),
-            float(row["nats"]),
-            {name: float(row[name]) for name in OTHERS},
-        )
-        for row in csv.DictReader(lines)
-    ]
+    rows = []
+    for row in csv.DictReader(lines):
+        shares = {
+            name: (float(row[name]), float(row[f"{name}_least"]), float(row[f"{name}_most"])) for name in OTHERS
+        }
+        rows.append(ChoiceRow(row["menu"], row["model"], int(row["sparsity_percent"]), shares))
+    return rows
 
 
-# -- added loss against sparsity ---------------------------------------------------------------------------------------
+# -- loss against sparsity ---------------------------------------------------------------------------------------------
 
 _PANEL, _HEIGHT, _TOP = 276.0, 250.0, 92.0
-_LOSSES = (0.01, 0.1, 1.0, 10.0)
+_SHARES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_MOST = 1.3
 
 
 def draw_choice(rows: Sequence[ChoiceRow], menu: str) -> Canvas:
-    """A panel for each model; the loss on a logarithmic axis.
-
-    The other ways' losses are ours divided by the share that the table gives.
-    """
-    canvas = Canvas(1000, 436, f"Loss that pruning adds, against sparsity, on the menu {menu}")
-    canvas.heading(
-        "Loss that pruning adds", f"nats per token of held-out text, menu “{menu}”, mean of three draws; less is better"
-    )
+    """A panel for each model, with a curve for each other way of pruning; the axis is logarithmic."""
+    canvas = Canvas(1000, 426, f"Loss of FLOW's choice as a share of other ways' loss, on the menu {menu}")
+    more = f"of other ways of pruning, on held-out text; menu “{menu}”; less is better"
+    canvas.heading("FLOW's added loss as a share", more)
     for index, (model, name) in enumerate(MODELS.items()):
         left = 70 + index * (_PANEL + 36)
         _draw_axes(canvas, left, name, labelled=index == 0)
         of_model = sorted((row for row in rows if (row.menu, row.model) == (menu, model)), key=lambda row: row.sparsity)
-        for key, (_, kind) in OTHERS.items():
-            _draw_curve(canvas, left, [(row.sparsity, row.nats / row.shares[key]) for row in of_model], kind)
-        _draw_curve(canvas, left, [(row.sparsity, row.nats) for row in of_model], "sum", ours=True)
+        for shift, (key, (_, kind)) in zip((-3, 0, 3), OTHERS.items(), strict=True):
+            _draw_curve(canvas, left + shift, [(row.sparsity, row.shares[key]) for row in of_model], kind)
     x = 70.0
-    canvas.dot(x + 6, 388, "sum", radius=5)
-    canvas.text(x + 18, 392, "our default", "small")
-    x += 130
     for label, kind in reversed(list(OTHERS.values())):
-        canvas.dot(x + 6, 388, kind, radius=5)
-        canvas.text(x + 18, 392, label, "small")
-        x += 250
-    note = "The others' losses are ours divided by the shares in docs/data/choice.csv, which have two digits."
-    canvas.text(70, 418, note, "small", soft=True)
+        canvas.dot(x + 6, 382, kind, radius=5)
+        canvas.text(x + 18, 386, f"against the {label}", "small")
+        x += 312
+    note = "Mean of three draws, bars from the least to the most. Below 1, FLOW adds less loss than the other one."
+    canvas.text(70, 410, note, "small", soft=True)
     return canvas
 
 
 def _x(left: float, sparsity: float) -> float:
-    return left + 14 + (sparsity - 50) / 25 * (_PANEL - 28)
+    return left + 20 + (sparsity - 50) / 25 * (_PANEL - 40)
 
 
-def _y(loss: float) -> float:
-    low, high = math.log10(_LOSSES[0]), math.log10(_LOSSES[-1])
-    return _TOP + _HEIGHT * (high - math.log10(loss)) / (high - low)
+def _y(share: float) -> float:
+    low, high = math.log10(_SHARES[0]), math.log10(_MOST)
+    return _TOP + _HEIGHT * (high - math.log10(share)) / (high - low)
 
 
 def _draw_axes(canvas: Canvas, left: float, name: str, *, labelled: bool) -> None:
     canvas.text(left, _TOP - 16, name, "head")
     canvas.box(left, _TOP, _PANEL, _HEIGHT, "plain", radius=3)
-    for loss in _LOSSES:
-        if loss not in (_LOSSES[0], _LOSSES[-1]):
-            canvas.line([(left, _y(loss)), (left + _PANEL, _y(loss))], "plain")
+    for share in _SHARES:
+        if share == 1:
+            canvas.line([(left, _y(share)), (left + _PANEL, _y(share))], "sum", dashed=True)
+        elif share != _SHARES[0]:
+            canvas.line([(left, _y(share)), (left + _PANEL, _y(share))], "plain")
         if labelled:
-            canvas.text(left - 8, _y(loss) + 4, f"{loss:g}", "small", anchor="end", soft=True)
+            canvas.text(left - 8, _y(share) + 4, f"{share:g}×", "small", anchor="end", soft=True)
     for sparsity in (50, 60, 70, 75):
         canvas.text(_x(left, sparsity), _TOP + _HEIGHT + 18, f"{sparsity} %", "small", anchor="middle", soft=True)
-    if labelled:
-        canvas.text(28, _TOP + _HEIGHT / 2, "nats per token", "small", anchor="middle", soft=True, upright=True)
 
 
 def _draw_curve(
-    canvas: Canvas, left: float, points: Sequence[tuple[int, float]], kind: Kind, *, ours: bool = False
+    canvas: Canvas, left: float, points: Sequence[tuple[int, tuple[float, float, float]]], kind: Kind
 ) -> None:
-    places = [(_x(left, sparsity), _y(loss)) for sparsity, loss in points]
-    canvas.line(places, kind, wide=ours)
-    for place in places:
-        canvas.dot(*place, kind, radius=4.5 if ours else 3.5)
+    canvas.line([(_x(left, sparsity), _y(mean)) for sparsity, (mean, _, _) in points], kind)
+    for sparsity, (mean, least, most) in points:
+        x = _x(left, sparsity)
+        canvas.line([(x, _y(least)), (x, _y(most))], kind, wide=True)
+        canvas.dot(x, _y(mean), kind)
 
 
 # -- speed-up by pattern -----------------------------------------------------------------------------------------------
