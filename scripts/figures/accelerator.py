@@ -10,7 +10,7 @@ __all__ = ["draw_accelerator"]
 
 
 def draw_accelerator(config: AcceleratorConfig, name: str) -> Canvas:
-    """The parts of docs/architecture.md, section 7: buses at the left and right, macros in the middle, control above."""
+    """The parts of docs/architecture.md, section 7: buses left and right, macros in the middle, control above."""
     canvas = Canvas(1000, 490, f"The accelerator of the preset {name}: its parts, and the bits between them")
     macro = config.macro
     cells = f"M = {config.macros} macros of {macro.sub_macros} × {macro.rows} × {macro.columns} cells"
@@ -28,6 +28,7 @@ def _draw_control(canvas: Canvas, config: AcceleratorConfig) -> None:
     bus, prefix = ("AXI4-Lite", "s_axil_*") if config.register_bus == "axi4-lite" else ("Wishbone", "wb_*")
     canvas.text(24, 92, bus, "head", kind="control")
     canvas.text(24, 110, prefix, "code", soft=True)
+    canvas.text(24, 128, "irq", "code", soft=True)
     canvas.arrow([(122, 95), (182, 95)], both=True)
     canvas.block(184, 60, 180, 70, "control", "Registers", ["start, status, error,", "stall counters"])
     canvas.arrow([(364, 95), (434, 95)])
@@ -35,8 +36,6 @@ def _draw_control(canvas: Canvas, config: AcceleratorConfig) -> None:
     canvas.block(436, 60, 230, 70, "control", "Program sequencer", program)
     canvas.arrow([(480, 130), (480, 144), (274, 144), (274, 166)], dashed=True)
     canvas.arrow([(626, 130), (626, 144), (801, 144), (801, 272)], dashed=True)
-    canvas.text(740, 92, "irq", "code", soft=True)
-    canvas.text(772, 92, "done, error", "small", soft=True)
 
 
 def _draw_weights(canvas: Canvas, config: AcceleratorConfig) -> None:
@@ -92,7 +91,11 @@ def _draw_results(canvas: Canvas, config: AcceleratorConfig) -> None:
     canvas.arrow([(872, 309), (896, 309)], "sum", wide=True)
     canvas.text(904, 304, "results", "head", kind="sum")
     canvas.text(904, 321, f"{config.result_bus} bits", "small", soft=True)
-    canvas.text(904, 366, "m_axis_", "code", soft=True)
-    canvas.text(904, 382, "results_*", "code", soft=True)
-    split = ["Outputs are split: tile t of a layer is", f"in macro t mod {config.macros}. Activations", "go to all macros at once."]
+    canvas.text(904, 340, "m_axis_", "code", soft=True)
+    canvas.text(904, 356, "results_*", "code", soft=True)
+    split = [
+        "Outputs are split: tile t of a layer is",
+        f"in macro t mod {config.macros}. Activations",
+        "go to all macros at once.",
+    ]
     canvas.lines(712, 412, split)

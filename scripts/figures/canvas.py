@@ -84,9 +84,7 @@ class Canvas:
 
     # -- shapes --------------------------------------------------------------------------------------------------------
 
-    def box(
-        self, x: float, y: float, width: float, height: float, kind: Kind = "plain", *, radius: float = 6
-    ) -> None:
+    def box(self, x: float, y: float, width: float, height: float, kind: Kind = "plain", *, radius: float = 6) -> None:
         """A rounded rectangle."""
         self._shape(x, y, width, height, f"f-{kind} s-{kind}", radius)
 
@@ -94,7 +92,9 @@ class Canvas:
         """A rectangle without an edge; ``strong``: in the colour of the kind's edge."""
         self._shape(x, y, width, height, f"{'g' if strong else 'f'}-{kind}", 2)
 
-    def frame(self, x: float, y: float, width: float, height: float, kind: Kind = "control", *, radius: float = 8) -> None:
+    def frame(
+        self, x: float, y: float, width: float, height: float, kind: Kind = "control", *, radius: float = 8
+    ) -> None:
         """A dashed edge around what belongs together."""
         self._shape(x, y, width, height, f"none dash s-{kind}", radius)
 
@@ -103,9 +103,16 @@ class Canvas:
         self._inside(x + width, y + height)
         self._add("rect", css, x=x, y=y, width=width, height=height, rx=radius)
 
-    def line(self, points: Sequence[tuple[float, float]], kind: Kind = "control", *, dashed: bool = False) -> None:
+    def line(
+        self,
+        points: Sequence[tuple[float, float]],
+        kind: Kind = "control",
+        *,
+        dashed: bool = False,
+        wide: bool = False,
+    ) -> None:
         """A line through points."""
-        self._line(points, f"none{' dash' if dashed else ''} s-{kind}")
+        self._line(points, f"none s-{kind}{' bus' if wide else ''}{' dash' if dashed else ''}")
 
     def arrow(
         self,
@@ -174,9 +181,8 @@ class Canvas:
     def heading(self, title: str, more: str) -> None:
         """The picture's own title, with a few words behind it."""
         self._inside(24 + text_width(title, "title") + 12 + text_width(more, "text"), 34, more)
-        self._parts.append(
-            f'<text class="title ink" x="24" y="34">{escape(title)}<tspan class="text soft" dx="12">{escape(more)}</tspan></text>'
-        )
+        behind = f'<tspan class="text soft" dx="12">{escape(more)}</tspan>'
+        self._parts.append(f'<text class="title ink" x="24" y="34">{escape(title)}{behind}</text>')
 
     def lines(
         self,
@@ -249,15 +255,17 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
 def _head(kind: Kind) -> str:
     """The head of an arrow."""
     box = 'viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" markerUnits="userSpaceOnUse"'
-    return f'<marker id="{kind}" {box} orient="auto-start-reverse"><path class="g-{kind}" d="M0 0.5L8 4L0 7.5Z"/></marker>'
+    return (
+        f'<marker id="{kind}" {box} orient="auto-start-reverse"><path class="g-{kind}" d="M0 0.5L8 4L0 7.5Z"/></marker>'
+    )
 
 
 def _style() -> str:
     """The style sheet: sizes, then colours on light cards, then on dark ones."""
-    sizes = [
-        f".{name}{{font:{'600 ' if name in _BOLD else ''}{number(size)}px {_CODE_FAMILY if name == 'code' else _FAMILY}}}"
-        for name, size in _SIZES.items()
-    ]
+    sizes = []
+    for name, size in _SIZES.items():
+        weight, family = "600 " if name in _BOLD else "", _CODE_FAMILY if name == "code" else _FAMILY
+        sizes.append(f".{name}{{font:{weight}{number(size)}px {family}}}")
     shared = [".none{fill:none}", ".dash{stroke-dasharray:5 4}", ".bus{stroke-width:3}", ".pale{opacity:.18}"]
     shared += ["rect,polyline{stroke-width:1.3}"]
     light = "".join(_colours(dark=False))

@@ -26,8 +26,8 @@ PATTERNS = ("1:1", "4:5", "2:4", "4:10", "2:8")
 def draw_macro(config: MacroConfig, name: str) -> Canvas:
     """The blocks of docs/architecture.md, section 3: activations from the left, weights from above, sums downwards."""
     canvas = Canvas(1000, 604, f"The macro of the preset {name}: its blocks, and the bits between them")
-    shape = f"S = {config.sub_macros} sub-macros of R × C = {config.rows} × {config.columns} cells, B = {config.banks} banks"
-    canvas.heading("The macro", f"preset {name}: {shape}")
+    cells = f"R × C = {config.rows} × {config.columns} cells, B = {config.banks} banks"
+    canvas.heading("The macro", f"preset {name}: S = {config.sub_macros} sub-macros of {cells}")
     _draw_activations(canvas, config)
     places = _draw_sub_macros(canvas, config)
     _draw_merging(canvas, config, places)
@@ -86,7 +86,11 @@ def _draw_sub_macros(canvas: Canvas, config: MacroConfig) -> list[float]:
         canvas.text(middle, 278, f"{config.columns} columns:", "small", anchor="middle", room=width - 4)
         canvas.text(middle, 294, "adder trees", "small", anchor="middle", room=width - 4)
         start = 184 if index == 0 else left - GAP
-        canvas.arrow([(start, 212 if index else 270), *([] if index else [(218, 270), (218, 212)]), (left - 1, 212)], "activation", wide=True)
+        canvas.arrow(
+            [(start, 212 if index else 270), *([] if index else [(218, 270), (218, 212)]), (left - 1, 212)],
+            "activation",
+            wide=True,
+        )
     return middles
 
 
@@ -117,11 +121,27 @@ def _taps(config: MacroConfig) -> str:
 def _draw_totals(canvas: Canvas, config: MacroConfig) -> None:
     """Accumulator and result buffer."""
     sums = f"{config.accumulator_depth} × {config.columns} sums of {SUM_BITS} bits"
-    canvas.block(LEFT, 420, RIGHT - LEFT, 60, "memory", "Accumulator", [f"over {config.slices} slices, then over the K tiles of a layer: {sums}"])
+    canvas.block(
+        LEFT,
+        420,
+        RIGHT - LEFT,
+        60,
+        "memory",
+        "Accumulator",
+        [f"over {config.slices} slices, then over the K tiles of a layer: {sums}"],
+    )
     canvas.arrow([(456, 480), (456, 512)], "sum", wide=True)
     canvas.text(466, 500, f"{config.columns} × {SUM_BITS} bits", "small", soft=True)
     block = "Result buffer and requantizer" if config.requantizer else "Result buffer"
-    canvas.block(LEFT, 514, RIGHT - LEFT, 60, "sum", block, [f"{result_entries(config)} vectors: the elastic edge of a rigid pipeline"])
+    canvas.block(
+        LEFT,
+        514,
+        RIGHT - LEFT,
+        60,
+        "sum",
+        block,
+        [f"{result_entries(config)} vectors: the elastic edge of a rigid pipeline"],
+    )
     canvas.arrow([(RIGHT, 544), (716, 544)], "sum", wide=True)
     canvas.text(726, 541, "results", "head", kind="sum")
     canvas.text(726, 558, f"{config.result_port} × {SUM_BITS} bits a beat", "small", soft=True)
@@ -147,14 +167,19 @@ def _draw_cell(canvas: Canvas, config: MacroConfig, middle: float) -> None:
         canvas.line([(x + 14, y + 160 + lane * 6), (x + 134, y + 160 + lane * 6)], "activation")
     bottom = y + 156 + config.lanes * 6
     canvas.area([(x + 134, y + 154), (x + 158, y + 166), (x + 158, bottom - 6), (x + 134, bottom + 6)], "activation")
-    canvas.line([(x + 134, y + 154), (x + 158, y + 166), (x + 158, bottom - 6), (x + 134, bottom + 6), (x + 134, y + 154)], "activation")
+    canvas.line(
+        [(x + 134, y + 154), (x + 158, y + 166), (x + 158, bottom - 6), (x + 134, bottom + 6), (x + 134, y + 154)],
+        "activation",
+    )
     canvas.arrow([(x + 160, y + 102), (x + 160, y + 130), (x + 146, y + 130), (x + 146, y + 159)], "weight")
     canvas.arrow([(x + 68, y + 102), (x + 68, y + 126), (x + 204, y + 126), (x + 204, y + 167)], "weight")
     canvas.arrow([(x + 158, y + 181), (x + 189, y + 181)], "activation")
     canvas.box(x + 191, y + 169, 26, 26, "sum", radius=13)
     canvas.text(x + 204, y + 187, "×", "head", anchor="middle")
     canvas.arrow([(x + 217, y + 181), (x + 252, y + 181)], "sum")
-    canvas.text(x + 254, y + 206, f"{config.weight_bits + config.bits_per_cycle} bits", "small", anchor="end", soft=True)
+    canvas.text(
+        x + 254, y + 206, f"{config.weight_bits + config.bits_per_cycle} bits", "small", anchor="end", soft=True
+    )
 
 
 def _draw_tiles(canvas: Canvas, config: MacroConfig) -> None:
@@ -171,4 +196,6 @@ def _draw_tiles(canvas: Canvas, config: MacroConfig) -> None:
         canvas.text(x + 52 + 150 * inputs / widest, top + 14, f"{inputs} inputs", "small", soft=True)
     y += 24 + 24 * len(shown) + 16
     cycles = sorted({config.issue_cycles(pattern) for pattern in shown})
-    canvas.text(x, y, f"× {config.tile_outputs(1)} outputs, {' or '.join(map(str, cycles))} cycles a vector", "small", soft=True)
+    canvas.text(
+        x, y, f"× {config.tile_outputs(1)} outputs, {' or '.join(map(str, cycles))} cycles a vector", "small", soft=True
+    )

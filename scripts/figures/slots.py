@@ -60,12 +60,15 @@ def draw_slots(example: Example) -> Canvas:
     """One block of two outputs: which positions each slot reaches, and what it stores."""
     pattern = example.pattern
     canvas = Canvas(1000, 430, f"The slot format: two blocks in {pattern}, each with a mask of its own")
-    canvas.heading("Sorted slots, sliding offsets", f"two outputs of {LAYER} under {pattern}: each has a mask of its own")
+    canvas.heading(
+        "Sorted slots, sliding offsets", f"two outputs of {LAYER} under {pattern}: each has a mask of its own"
+    )
     values, offsets = encode_slots(example.kept, pattern)
     for index, left in enumerate((24.0, 512.0)):
         _draw_block(canvas, example, index, left, values[index, 0], offsets[index, 0])
     reach = pattern.max_offset + 1
-    canvas.text(24, 408, f"Slot k reaches the {reach} positions k … k + {pattern.max_offset}: an offset of {pattern.max_offset.bit_length()} bits names one of {pattern.m} inputs.", soft=True)
+    bits = f"an offset of {pattern.max_offset.bit_length()} bits names one of {pattern.m} inputs"
+    canvas.text(24, 408, f"Slot k reaches the {reach} positions k … k + {pattern.max_offset}: {bits}.", soft=True)
     return canvas
 
 
@@ -80,7 +83,15 @@ def _draw_block(
         kept = example.kept[index, place] != 0
         canvas.box(x + place * SIDE, y, SIDE - 4, 34, "weight" if kept else "plain", radius=4)
         middle = x + place * SIDE + (SIDE - 4) / 2
-        canvas.text(middle, y + 22, f"{example.dense[index, place]}".replace("-", "−"), "small", anchor="middle", soft=not kept, room=SIDE - 5)
+        canvas.text(
+            middle,
+            y + 22,
+            f"{example.dense[index, place]}".replace("-", "−"),
+            "small",
+            anchor="middle",
+            soft=not kept,
+            room=SIDE - 5,
+        )
         canvas.text(middle, y + 50, f"{place}", "small", anchor="middle", soft=True)
     canvas.text(x + pattern.m * SIDE + 6, y + 50, "position p", "small", soft=True)
     for slot in range(pattern.n):
@@ -88,7 +99,14 @@ def _draw_block(
         canvas.fill(x + slot * SIDE, top, (pattern.max_offset + 1) * SIDE - 4, 40, "control")
         position = slot + int(offsets[slot])
         canvas.box(x + position * SIDE, top, SIDE - 4, 40, "weight", radius=4)
-        canvas.text(x + position * SIDE + (SIDE - 4) / 2, top + 25, f"{values[slot]}".replace("-", "−"), "text", anchor="middle", room=SIDE - 4)
+        canvas.text(
+            x + position * SIDE + (SIDE - 4) / 2,
+            top + 25,
+            f"{values[slot]}".replace("-", "−"),
+            "text",
+            anchor="middle",
+            room=SIDE - 4,
+        )
         if offsets[slot]:
             canvas.arrow([(x + slot * SIDE + 8, top + 33), (x + position * SIDE - 5, top + 33)], "memory")
             canvas.text(x + slot * SIDE + 10, top + 24, f"o = {offsets[slot]}", "small", kind="memory")
@@ -104,12 +122,13 @@ def draw_placement(config: MacroConfig, example: Example) -> Canvas:
     tiling = tile_layer(config, outputs, inputs, pattern, groups=1)
     weights, offsets = pack_layer(tiling, example.kept)
     window = config.window(pattern, 1)
-    canvas = Canvas(1000, 300, f"Where slots lie: a tile of {pattern} on {config.sub_macros} sub-macros")
-    canvas.heading("Where the slots lie", f"{outputs} outputs × {inputs} inputs in {pattern} on S = {config.sub_macros}, R = {config.rows}, C = {config.columns}, G = 1")
+    canvas = Canvas(1000, 274, f"Where slots lie: a tile of {pattern} on {config.sub_macros} sub-macros")
+    shape = f"S = {config.sub_macros}, R = {config.rows}, C = {config.columns}, G = 1"
+    canvas.heading("Where the slots lie", f"{outputs} outputs × {inputs} inputs in {pattern} on {shape}")
     for row in range(config.rows):
         top = 100 + row * 84
         canvas.text(24, top + 24, f"row r = {row}", "head")
-        canvas.text(24, top + 42, f"window: inputs", "small", soft=True)
+        canvas.text(24, top + 42, "window: inputs", "small", soft=True)
         canvas.text(24, top + 58, f"{row * window} … {row * window + window - 1}", "small", soft=True)
         for sub_macro in range(config.sub_macros):
             for column in range(config.columns):
@@ -117,7 +136,15 @@ def draw_placement(config: MacroConfig, example: Example) -> Canvas:
                 canvas.box(x, top, 46, 66, "weight", radius=4)
                 value = f"{weights[0, row, sub_macro, column]}".replace("-", "−")
                 canvas.text(x + 23, top + 28, value, "text", anchor="middle", room=45)
-                canvas.text(x + 23, top + 52, f"o = {offsets[0, row, sub_macro, column]}", "small", anchor="middle", kind="memory", room=45)
+                canvas.text(
+                    x + 23,
+                    top + 52,
+                    f"o = {offsets[0, row, sub_macro, column]}",
+                    "small",
+                    anchor="middle",
+                    kind="memory",
+                    room=45,
+                )
     for sub_macro in range(config.sub_macros):
         x = 150 + sub_macro * 212
         slot = f"block +{sub_macro // pattern.n}, slot {sub_macro % pattern.n}"

@@ -19,17 +19,16 @@ from flexcim.macro.beats import (
     activation_beats,
     activation_payloads,
     result_elements,
-    tile_activations,
     weight_beats,
     weight_payloads,
 )
-from flexcim.macro.cycles import PIPELINE_CYCLES, program_cycles
-from flexcim.packed.cells import pack_layer
+from flexcim.macro.cycles import PIPELINE_CYCLES, program_cycles, result_entries
+from flexcim.packed.cells import pack_layer, tile_activations
 from flexcim.packed.tiling import LayerTiling, tile_layer
 from flexcim_hw.macro.macro import Macro
 from scripts.figures.canvas import Canvas, Kind
 
-__all__ = ["CONFIG", "Recording", "draw_timing", "record"]
+__all__ = ["Recording", "draw_stall", "draw_timing", "record"]
 
 CONFIG = MacroConfig(
     sub_macros=2,
@@ -46,8 +45,8 @@ CONFIG = MacroConfig(
 PATTERN = Pattern(2, 4)
 OUTPUTS = 8
 VECTORS = 3
-INPUTS_ORDER = ("load", "weights", "run", "activations")
-_LEFT, _TOP, _PITCH, _ROW = 150.0, 62.0, 20.0, 44.0
+INPUTS = ("load", "weights", "run", "activations")
+_LEFT, _TOP, _PITCH, _ROW = 124.0, 62.0, 17.8, 44.0
 
 
 @dataclass
@@ -134,21 +133,22 @@ def _simulate(
 ) -> tuple[Recording, list[int]]:
     """Play the streams, and watch the ports until so many result beats have come; returns these, too."""
     macro = Macro(CONFIG)
-    seen = Recording(CONFIG, *({name: [] for name in (*INPUTS_ORDER, "results")} for _ in range(2)))
+    streams = (*INPUTS, "results")
+    seen = Recording(CONFIG, moved={name: [] for name in streams}, waited={name: [] for name in streams})
     beats: list[int] = []
 
     async def play(ctx: Any) -> None:
-        streams = {name: getattr(macro, name) for name in INPUTS_ORDER}
+        inputs = {name: getattr(macro, name) for name in INPUTS}
         cycle = 0
         while len(beats) < results:
-            for name, port in streams.items():
+            for name, port in inputs.items():
                 left = payloads[name][len(seen.moved[name]) :]
                 ctx.set(port.valid, bool(left))
                 if left:
                     ctx.set(port.payload.as_value(), left[0])
             ready = not sink_pauses(cycle)
             ctx.set(macro.results.ready, ready)
-            for name, port in (*streams.items(), ("results", macro.results)):
+            for name, port in (*inputs.items(), ("results", macro.results)):
                 if ctx.get(port.valid):
                     (seen.moved if ctx.get(port.ready) else seen.waited)[name].append(cycle)
             if ctx.get(macro.results.valid) and ready:
@@ -169,10 +169,37 @@ def _simulate(
     return seen, beats
 
 
-def draw_timing(recording: Recording, title: str, more: str, notes: Sequence[str]) -> Canvas:
+def draw_timing() -> Canvas:
+    """A run that nothing pauses."""
+    recording = record()
+    issue = CONFIG.issue_cycles(PATTERN)
+    shape = f"S = {CONFIG.sub_macros}, R = {CONFIG.rows}, C = {CONFIG.columns}, b = {CONFIG.bits_per_cycle}"
+    notes = [
+        f"A vector is issued for N = T·A/b = {issue} cycles, a {CONFIG.bits_per_cycle}-bit slice in each. "
+        f"Its first result leaves {PIPELINE_CYCLES} cycles after its last slice.",
+        "Tile B is loaded while the array computes with tile A, so the array goes on without a bubble.",
+        "A line without a cell: a payload is offered and waits.",
+    ]
+    return _draw(recording, "A load, a run", f"two tiles in {PATTERN}, three vectors each, on {shape}", notes)
+
+
+def draw_stall() -> Canvas:
+    """The same run with a sink that pauses."""
+    first, last = 15, 30
+    recording = record(lambda cycle: first <= cycle <= last)
+    entries = result_entries(CONFIG)
+    notes = [
+        f"Nobody takes results in cycles {first} … {last} (thick line); the macro holds F = {entries} vectors of them.",
+        "A vector starts only when its results have room; once started, it never stops. So the array pauses between",
+        "vectors, activations wait at the port, and nothing is lost or repeated.",
+    ]
+    return _draw(recording, "A stall", "the same program, with results that are not taken for a while", notes)
+
+
+def _draw(recording: Recording, title: str, more: str, notes: Sequence[str]) -> Canvas:
     """The beats of each stream, a cell for a cycle: filled where a payload moves, a line where one waits."""
     cycles = recording.last + 2
-    canvas = Canvas(max(1000, _LEFT + cycles * _PITCH + 24), _TOP + 6 * _ROW + 34 + 18 * len(notes), title)
+    canvas = Canvas(1000, _TOP + 6 * _ROW + 40 + 18 * len(notes), f"{title}: {more}")
     canvas.heading(title, more)
     _draw_grid(canvas, cycles)
     rows: list[tuple[str, Kind]] = [("load", "control"), ("weights", "weight"), ("run", "control")]
@@ -184,7 +211,7 @@ def draw_timing(recording: Recording, title: str, more: str, notes: Sequence[str
             _draw_issue(canvas, recording, top)
         else:
             _draw_stream(canvas, recording, name, kind, top)
-    canvas.lines(24, _TOP + 6 * _ROW + 40, notes, size="text", step=18)
+    canvas.lines(24, _TOP + 6 * _ROW + 42, notes, step=18, room=952)
     return canvas
 
 

@@ -9,7 +9,9 @@ __all__ = ["draw_way"]
 
 def draw_way() -> Canvas:
     """Software above, hardware below, the comparison at the right."""
-    canvas = Canvas(1000, 372, "The whole way: a checkpoint is pruned, packed and compiled, and runs on generated hardware")
+    canvas = Canvas(
+        1000, 372, "The whole way: a checkpoint is pruned, packed and compiled, and runs on generated hardware"
+    )
     canvas.heading("The whole way", "from a checkpoint and a configuration to results that are compared bit by bit")
     _draw_model(canvas)
     _draw_hardware(canvas)

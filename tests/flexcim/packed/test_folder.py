@@ -26,6 +26,7 @@ from flexcim.packed.folder import (
     write_packed,
 )
 from tests.flexcim.packed.test_model import BAD_LAYERS, CONFIG, LAYER, make_layer
+from tests.support.docs_tables import docs_table
 
 METADATA = {"model": "größe/tiny", "sparsity": 0.5, "notes": [1, None]}
 
@@ -102,12 +103,17 @@ def test_the_manifest_is_readable(folder):
 
 
 def test_the_contract_names_the_keys(folder):
-    """docs/architecture.md, section 4."""
-    text = (Path(__file__).resolve().parents[3] / "docs" / "architecture.md").read_text(encoding="utf-8")
-    told = text[text.index("A **packed model**") : text.index("Identical hardware")]
+    """The tables of docs/architecture/packed-model.md, in both directions."""
+    told = {
+        heading: {name for cells in docs_table(heading) for name in re.findall(r"`(\w+)`", cells[0])}
+        for heading in ("key", "key of a layer", "array")
+    }
     document = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    for key in (MANIFEST, *document, *document["layers"][0], *ARRAYS):
-        assert f"`{key}`" in told, key
+    assert told == {
+        "key": set(document),
+        "key of a layer": {*document["layers"][0], "rest"},
+        "array": set(ARRAYS),
+    }
 
 
 def test_writing_twice_gives_the_same_bytes(folder, tmp_path):

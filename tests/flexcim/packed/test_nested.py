@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +27,7 @@ from flexcim.packed.folder import (
 from flexcim.packed.plans import NestedPlan
 from flexcim.packed.tiling import tile_layer
 from tests.flexcim.packed.test_folder import edit
+from tests.support.docs_tables import DOCS
 from tests.support.sparse_weights import random_parts
 
 CONFIG = MacroConfig.from_mapping({"rows": 4, "columns": 4, "patterns": ["1:1", "2:8", "4:8"]})
@@ -98,8 +98,8 @@ def test_the_manifest_of_a_nested_model(folder):
         ("2:8", "4:8"),
         ("4:8", None),
     ]
-    contract = (Path(__file__).resolve().parents[3] / "docs" / "architecture.md").read_text(encoding="utf-8")
-    assert "A nested model has schema\n    version 2, all others 1; its layers have the key `rest` besides" in contract
+    contract = (DOCS / "architecture" / "packed-model.md").read_text(encoding="utf-8")
+    assert "A nested model has schema version 2, all others 1. Its layers have the key `rest` besides" in contract
     again = folder.parent / "again"
     write_packed(again, read_packed(folder))
     assert [path.read_bytes() for path in sorted(again.iterdir())] == [
