@@ -33,15 +33,16 @@ from torch import Tensor
 from flexcim.config.macro import PRESETS
 from flexcim.config.pattern import Pattern
 from flexcim_flow.choice.budgets import SparsityBudget, pose
+from flexcim_flow.choice.evidence import Evidence
+from flexcim_flow.choice.measured import MEASURED
 from flexcim_flow.choice.outliers import locality, pair_distance_sum
-from flexcim_flow.choice.paper import CANDIDATES, UnitFacts, select_paper
-from flexcim_flow.choice.problem import Choice, units_of
-from flexcim_flow.choice.search import Evidence, choose
-from flexcim_flow.choice.streamed import searched
-from flexcim_flow.common.options import DEFAULT_SAMPLES, GUARD_SAMPLES, Method
+from flexcim_flow.choice.paper import CANDIDATES, PAPER, UnitFacts, select_paper
+from flexcim_flow.choice.problem import units_of
+from flexcim_flow.choice.shares import searched
+from flexcim_flow.common.options import DEFAULT_SAMPLES, GUARD_SAMPLES
 from flexcim_flow.common.quiet import quiet
 from flexcim_flow.layer.masks import nm_mask
-from flexcim_flow.layer.treatment import Treatment, default_treatment, prune_block
+from flexcim_flow.layer.treatment import Treatment, prune_block
 from flexcim_flow.model.blocks import LinearLayer, find_blocks
 from flexcim_flow.model.checkpoint import load_checkpoint
 from flexcim_flow.passes.stream import BlockStream
@@ -225,13 +226,12 @@ class Subject:
 
     def ours(self, treatment: Treatment) -> None:
         """The same pattern for all."""
-        choice = Choice(PATTERN, 0.0, "for all")
-        self._prune(dict.fromkeys((layer.name for layer in self.layers), choice), treatment)
+        self._prune(dict.fromkeys((layer.name for layer in self.layers), PATTERN), treatment)
 
     def measured(self) -> None:
         """The measured choice, from the dense statistics to the pruned model."""
         self.restore()
-        treatment = default_treatment(Method.MEASURED)
+        treatment = Treatment(MEASURED.score, MEASURED.update)
         units = tuple((layer,) for layer in self.layers)
         evidence = Evidence(
             model=self.model,
@@ -243,14 +243,14 @@ class Subject:
         )
         named = [(block.name, [(layer.name, layer.shape) for layer in block.layers]) for block in self.blocks]
         problem = pose(units_of(named, by_block=False), PRESETS["flexcim"].patterns, SparsityBudget(SPARSITY))
-        chosen = choose(Method.MEASURED, problem, evidence).assignment.choices
-        self._prune({layer.name: choice for layer, choice in zip(self.layers, chosen, strict=True)}, treatment)
+        chosen = MEASURED.choose(problem, evidence).assignment.patterns
+        self._prune({layer.name: pattern for layer, pattern in zip(self.layers, chosen, strict=True)}, treatment)
 
-    def _prune(self, choices: dict[str, Choice], treatment: Treatment) -> None:
+    def _prune(self, patterns: dict[str, Pattern], treatment: Treatment) -> None:
         self.restore()
         stream = BlockStream(self.model, self.blocks, self.samples)
         for block in self.blocks:
-            prune_block(block, choices, treatment, stream.measure(moments=treatment.needs_moments))
+            prune_block(block, patterns, treatment, stream.measure(moments=treatment.needs_moments))
             stream.skip()
 
 
@@ -280,7 +280,7 @@ def main(
     with quiet():
         for name in model:
             subject = Subject(name, samples)
-            published = default_treatment(Method.PAPER)
+            published = Treatment(PAPER.score, PAPER.update)
             compare(f"{name}: wanda", partial(subject.ours, published), partial(subject.straightforward, False))
             compare(f"{name}: measured, sparsegpt", subject.measured, partial(subject.straightforward, True))
     Console(width=100).print(table)

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from flexcim_flow.choice.budgets import SparsityBudget
-from flexcim_flow.common.options import Method
+from flexcim_flow.choice.selector import DEFAULT_METHOD, SELECTORS
 from flexcim_flow.prune.request import PruneRequest
 from flexcim_flow.prune.run import prune_to
 
@@ -129,7 +129,7 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--sparsity", type=float, default=0.5)
-    parser.add_argument("--method", type=Method, choices=list(Method), default=Method.MEASURED, metavar="METHOD")
+    parser.add_argument("--method", choices=tuple(SELECTORS), default=DEFAULT_METHOD, metavar="METHOD")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
@@ -142,7 +142,7 @@ def main() -> int:
         print(f"benchmark_scale: {needed / 1e9:.1f} GB are needed in {options.folder}", file=sys.stderr)
         return 2
     print(
-        f"method {options.method.value}, seed {options.seed}, {options.blocks} of {ALL_BLOCKS} blocks written, "
+        f"method {options.method}, seed {options.seed}, {options.blocks} of {ALL_BLOCKS} blocks written, "
         f"{options.samples} samples of {options.length} tokens, {torch.get_num_threads()} threads"
     )
     watch = Watch()

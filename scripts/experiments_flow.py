@@ -27,13 +27,16 @@ from flexcim.config.macro import PRESETS
 from flexcim.config.pattern import Pattern
 from flexcim.files import write_text
 from flexcim_flow.choice.budgets import SparsityBudget, pose
-from flexcim_flow.choice.problem import Assignment, Problem, units_of
+from flexcim_flow.choice.evidence import Evidence
+from flexcim_flow.choice.measured import MEASURED, rivals_of
+from flexcim_flow.choice.paper import PAPER
+from flexcim_flow.choice.problem import Assignment, Problem, undominated, units_of
 from flexcim_flow.choice.refinement import sequence_loss
-from flexcim_flow.choice.search import Evidence, measure_costs, rivals_of, search, set_up, undominated
-from flexcim_flow.choice.streamed import searched
-from flexcim_flow.common.options import DEFAULT_SAMPLES, GUARD_SAMPLES, Method
+from flexcim_flow.choice.search import measure_costs, search, set_up
+from flexcim_flow.choice.shares import searched
+from flexcim_flow.common.options import DEFAULT_SAMPLES, GUARD_SAMPLES
 from flexcim_flow.common.quiet import quiet
-from flexcim_flow.layer.treatment import Treatment, default_treatment, prune_block
+from flexcim_flow.layer.treatment import Treatment, prune_block
 from flexcim_flow.model.blocks import find_blocks
 from flexcim_flow.model.checkpoint import load_checkpoint
 from flexcim_flow.passes.stream import BlockStream
@@ -67,7 +70,7 @@ class Experiment:
         self.samples = draw_samples(measured, samples, LENGTH, seed)
         heldout = tokenize(read_text(text / "heldout.txt"), checkpoint.tokenizer)
         self.heldout = heldout[: len(heldout) // LENGTH * LENGTH].view(-1, LENGTH)[::stride]
-        treatment = default_treatment(Method.MEASURED)
+        treatment = Treatment(MEASURED.score, MEASURED.update)
         units = tuple((layer,) for layer in self.layers)
         self.evidence = Evidence(
             model=self.model,
@@ -114,7 +117,7 @@ class Experiment:
         return rivals_of(self.problem(sparsity, menu), self.evidence)
 
     def measured(self, sparsity: float, menu: Sequence[Pattern]) -> tuple[Assignment, Any]:
-        """What `flexcim_flow.choice.search.choose` does, with layers that were pruned under each pattern before."""
+        """What the measured method does, with layers that were pruned under each pattern before."""
         problem = self.narrow(sparsity, menu)
         self.bench.restore()
         bench = self.bench.restricted([self.patterns.index(pattern) for pattern in problem.patterns])
@@ -132,10 +135,10 @@ class Experiment:
 
     def _prune(self, assignment: Assignment, treatment: Treatment) -> tuple[float, float]:
         self.bench.restore()
-        choices = {layer.name: choice for layer, choice in zip(self.layers, assignment.choices, strict=True)}
+        patterns = {layer.name: pattern for layer, pattern in zip(self.layers, assignment.patterns, strict=True)}
         stream = BlockStream(self.model, self.blocks, self.samples)
         for block in self.blocks:
-            prune_block(block, choices, treatment, stream.measure(moments=treatment.needs_moments))
+            prune_block(block, patterns, treatment, stream.measure(moments=treatment.needs_moments))
             stream.skip()
         zeros = sum(int((layer.weight == 0).sum()) for layer in self.layers)
         loss = sequence_loss(self.model, self.heldout) - self.loss_dense
@@ -144,7 +147,7 @@ class Experiment:
 
     def rows(self, sparsity: float, menu_name: str) -> list[dict[str, Any]]:
         menu = MENUS[menu_name]
-        same, published = self.evidence.treatment, default_treatment(Method.PAPER)
+        same, published = self.evidence.treatment, Treatment(PAPER.score, PAPER.update)
         rivals = self.rivals(sparsity, menu)
         paper = self.paper(sparsity)
         start = time.perf_counter()
@@ -168,7 +171,7 @@ class Experiment:
                     "menu": menu_name,
                     "method": method,
                     "update": treatment.update.value,
-                    "score": treatment.score.value,
+                    "score": treatment.score,
                     "sparsity_target": sparsity,
                     "sparsity": achieved,
                     "loss_dense": self.loss_dense,

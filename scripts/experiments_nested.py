@@ -34,7 +34,7 @@ from flexcim.compiler.model import LayerShape, compile_model
 from flexcim.config.accelerator import AcceleratorConfig, accelerator_preset
 from flexcim.config.pattern import Pattern, union
 from flexcim.files import write_text
-from flexcim_flow.common.options import DEFAULT_SAMPLES, Score, Update
+from flexcim_flow.common.options import DEFAULT_SAMPLES, Update
 from flexcim_flow.common.quiet import quiet
 from flexcim_flow.layer.masks import nm_mask
 from flexcim_flow.layer.quantization import QuantizedLinear, quantize_weights
@@ -102,7 +102,7 @@ class Experiment:
 
     def alone(self, denser: Pattern, sparser: Pattern) -> tuple[Matrices, Matrices]:
         """Each plan pruned for itself."""
-        treatment = Treatment(Score.OBS, Update.LSQ)
+        treatment = Treatment("obs", Update.LSQ)
 
         def settle(layer: LinearLayer, *seen: InputStatistics) -> tuple[Tensor, Tensor]:
             weight = self.dense[layer.name]

@@ -35,7 +35,6 @@ from flexcim_flow.passes.predictions import Predictions, batch_size, read
 from flexcim_flow.passes.statistics import InputStatistics
 
 __all__ = [
-    "COST_TOKENS",
     "LossModel",
     "Sensitivity",
     "label_drawer",
@@ -45,10 +44,6 @@ __all__ = [
     "sensing",
     "sensitivities",
 ]
-
-COST_TOKENS = 1024
-"""Fewest tokens that sensitivities are measured on, if there are as many; otherwise it is an eighth of the calibration
-samples. They are those of whole samples, as a model may do something else at later places of a text."""
 
 
 @dataclass

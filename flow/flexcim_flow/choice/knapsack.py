@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
 
-__all__ = ["solve_knapsack"]
+from flexcim_flow.choice.problem import Assignment, Choice, Problem
+
+__all__ = ["explained", "select_cheapest", "solve_knapsack"]
 
 _LARGEST = 1000.0
 """What the largest resource is scaled to: the solver's tolerance of 1e-6 is then far below one weight."""
@@ -108,3 +110,37 @@ def _silenced_stdout() -> Iterator[None]:
     finally:
         os.dup2(saved, 1)
         os.close(saved)
+
+
+def select_cheapest(problem: Problem, costs: NDArray[np.float64]) -> Assignment:
+    """Choose the patterns whose costs add up to the least within the budget.
+
+    Parameters
+    ----------
+    problem : Problem
+        The problem.
+    costs : float64 [units, patterns]
+        Expected rise of the loss in nats per prediction if the unit alone gets the pattern (flexcim_flow.choice.costs).
+    """
+    return explained(problem, costs, solve_knapsack(costs, problem.resources, problem.limit), "knapsack")
+
+
+def explained(problem: Problem, costs: NDArray[np.float64], columns: NDArray[np.int64], method: str) -> Assignment:
+    """An assignment that is given as a column for each unit, with the costs as reasons."""
+
+    def choice(row: int, column: int) -> Choice:
+        cost = float(costs[row, column])
+        return Choice(problem.patterns[column], cost, f"{method}: {_reason(problem, costs, row, column)}")
+
+    choices = tuple(choice(row, int(column)) for row, column in enumerate(columns))
+    return Assignment(method, choices, problem.used(columns))
+
+
+def _reason(problem: Problem, costs: NDArray[np.float64], row: int, column: int) -> str:
+    """What the pattern costs by itself, and what the next denser one would."""
+    reason = f"{problem.patterns[column]} by itself adds {costs[row, column]:.2e} nats to the loss"
+    denser = np.flatnonzero(problem.resources[row] > problem.resources[row, column])
+    if not len(denser):
+        return reason
+    neighbour = denser[np.argmin(problem.resources[row, denser])]
+    return f"{reason}, {problem.patterns[neighbour]} would add {costs[row, neighbour]:.2e}"

@@ -1,45 +1,66 @@
-"""The measured selection: what each pattern costs in loss is known, an exact knapsack chooses."""
+"""The measured choice: the patterns whose pruned model stays nearest to the dense model's predictions.
+
+Every layer is pruned under every pattern, and what that does to the loss is measured. An exact knapsack chooses, its
+answer is refined in the pruned model, and what diverges least from the dense model wins, the answers of simpler methods
+included.
+"""
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
 
-from flexcim_flow.choice.knapsack import solve_knapsack
-from flexcim_flow.choice.problem import Assignment, Choice, Problem
+from torch import Tensor
 
-__all__ = ["explained", "select_cheapest"]
+from flexcim_flow.choice.evidence import Evidence, Selection
+from flexcim_flow.choice.paper import CANDIDATES, facts_of, select_paper
+from flexcim_flow.choice.problem import Assignment, Problem, undominated
+from flexcim_flow.choice.search import measure_costs, search, search_streamed, set_up
+from flexcim_flow.choice.selector import Needs, Selector
+from flexcim_flow.choice.shares import searched
+from flexcim_flow.choice.streamed import BENCH_BYTES, bench_bytes
+from flexcim_flow.choice.uniform import uniform_mixes
+from flexcim_flow.common.options import Update
+from flexcim_flow.model.blocks import LinearLayer
 
-
-def select_cheapest(problem: Problem, costs: NDArray[np.float64]) -> Assignment:
-    """Choose the patterns whose costs add up to the least within the budget.
-
-    Parameters
-    ----------
-    problem : Problem
-        The problem.
-    costs : float64 [units, patterns]
-        Expected rise of the loss in nats per prediction if the unit alone gets the pattern (flexcim_flow.choice.costs).
-    """
-    return explained(problem, costs, solve_knapsack(costs, problem.resources, problem.limit), "knapsack")
+__all__ = ["MEASURED", "fits_in_memory", "rivals_of"]
 
 
-def explained(problem: Problem, costs: NDArray[np.float64], columns: NDArray[np.int64], method: str) -> Assignment:
-    """An assignment that is given as a column for each unit, with the costs as reasons."""
+def _choose(problem: Problem, evidence: Evidence) -> Selection:
+    narrow = problem.restricted(undominated(problem))
+    rivals = rivals_of(problem, evidence)
+    if not fits_in_memory(problem, evidence.units):
+        return search_streamed(narrow, evidence, rivals)
+    with evidence.holding(evidence.units):
+        bench = set_up(narrow.patterns, evidence)
+        try:
+            return search(narrow, bench, measure_costs(bench, narrow.patterns, evidence), evidence, rivals)
+        finally:
+            bench.restore()
 
-    def choice(row: int, column: int) -> Choice:
-        cost = float(costs[row, column])
-        return Choice(problem.patterns[column], cost, f"{method}: {_reason(problem, costs, row, column)}")
 
-    choices = tuple(choice(row, int(column)) for row, column in enumerate(columns))
-    return Assignment(method, choices, problem.used(columns))
+def fits_in_memory(problem: Problem, units: Sequence[Sequence[LinearLayer]]) -> bool:
+    """Whether the model under all patterns fits in memory; if not, its blocks are measured one by one."""
+    return bench_bytes(units, len(problem.patterns)) <= BENCH_BYTES
 
 
-def _reason(problem: Problem, costs: NDArray[np.float64], row: int, column: int) -> str:
-    """What the pattern costs by itself, and what the next denser one would."""
-    reason = f"{problem.patterns[column]} by itself adds {costs[row, column]:.2e} nats to the loss"
-    denser = np.flatnonzero(problem.resources[row] > problem.resources[row, column])
-    if not len(denser):
-        return reason
-    neighbour = denser[np.argmin(problem.resources[row, denser])]
-    return f"{reason}, {problem.patterns[neighbour]} would add {costs[row, neighbour]:.2e}"
+def _needs(problem: Problem, units: Sequence[Sequence[LinearLayer]], samples: Tensor) -> Needs:
+    """What is measured block by block takes second moments of its own."""
+    return Needs(searched(samples, units), moments=fits_in_memory(problem, units))
+
+
+def rivals_of(problem: Problem, evidence: Evidence) -> list[Assignment]:
+    """What simpler methods answer, which need no measurement: the uniform mixes, and the paper if it can."""
+    rivals = [*uniform_mixes(problem.restricted(undominated(problem)))]
+    if _can_answer_paper(problem):
+        rivals.append(select_paper(problem, facts_of(evidence)))
+    return rivals
+
+
+def _can_answer_paper(problem: Problem) -> bool:
+    """Whether the paper's candidates on the menu can keep the budget."""
+    columns = [column for column, pattern in enumerate(problem.patterns) if pattern in CANDIDATES]
+    return bool(columns) and problem.resources[:, columns].min(axis=1).sum() <= problem.limit
+
+
+MEASURED = Selector(choose=_choose, needs=_needs, score="obs", update=Update.LSQ, compares=True)
+"""Ours: what each pattern costs in loss is measured, an exact knapsack chooses, and the choice is refined."""

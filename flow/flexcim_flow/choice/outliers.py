@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["OUTLIER_FACTOR", "Outliers", "find_outliers", "locality", "pair_distance_sum"]
+from flexcim_flow.choice.evidence import Evidence
+from flexcim_flow.layer.scores import wanda_scores
+
+__all__ = ["OUTLIER_FACTOR", "Outliers", "find_outliers", "locality", "outliers_of", "pair_distance_sum"]
 
 OUTLIER_FACTOR = 5.0
 """h: a score above h times the block's mean score is an outlier. The paper leaves h open; 5 is OWL's (arXiv
@@ -67,6 +70,17 @@ def find_outliers(scores: Sequence[Tensor], factor: float = OUTLIER_FACTOR) -> O
         start += layer.numel()
     found = torch.cat(positions)
     return Outliers(len(found), total, locality(found) if len(found) > 1 else 0.0)
+
+
+def outliers_of(evidence: Evidence) -> list[Outliers]:
+    """The outliers of each unit by Wanda's scores in the dense model."""
+    found = []
+    for unit in evidence.units:
+        with evidence.holding([unit]):
+            found.append(
+                find_outliers([wanda_scores(layer.weight, evidence.dense[layer.name].norms) for layer in unit])
+            )
+    return found
 
 
 def locality(positions: Tensor) -> float:

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from flexcim_flow.choice.evidence import Evidence, Selection
 from flexcim_flow.choice.knapsack import solve_knapsack
+from flexcim_flow.choice.outliers import outliers_of
 from flexcim_flow.choice.problem import Assignment, Choice, Problem, SelectionError
+from flexcim_flow.choice.selector import Selector
 
-__all__ = ["OWL_LAMBDA", "select_owl"]
+__all__ = ["OWL", "OWL_LAMBDA", "select_owl"]
 
 OWL_LAMBDA = 0.08
 """Most that a unit's density may differ from the mean one; the value that its authors use for most models."""
@@ -87,3 +90,14 @@ def _densities(
         spread = spread / spread.max() * 2 * OWL_LAMBDA
     wanted: NDArray[np.float64] = spread - np.average(spread, weights=weights) + mean
     return wanted
+
+
+def _choose(problem: Problem, evidence: Evidence) -> Selection:
+    return Selection(select_owl(problem, [found.share for found in outliers_of(evidence)]))
+
+
+OWL = Selector(
+    choose=_choose,
+    overshoot="its patterns share one m, and it takes those nearest to the densities that it wants within the budget",
+)
+"""Outlier-weighed n at one m."""

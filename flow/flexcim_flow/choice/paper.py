@@ -11,10 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexcim.config.pattern import Pattern
+from flexcim_flow.choice.evidence import Evidence, Selection
 from flexcim_flow.choice.knapsack import solve_knapsack
+from flexcim_flow.choice.outliers import outliers_of
 from flexcim_flow.choice.problem import Assignment, Choice, Problem, SelectionError
+from flexcim_flow.choice.selector import Selector
+from flexcim_flow.common.options import Granularity
 
-__all__ = ["CANDIDATES", "UnitFacts", "candidates", "objective", "select_paper"]
+__all__ = ["CANDIDATES", "PAPER", "UnitFacts", "candidates", "facts_of", "objective", "select_paper"]
 
 CANDIDATES: Mapping[Pattern, tuple[tuple[int, int], ...]] = MappingProxyType(
     {
@@ -142,3 +146,16 @@ def _costs(
         pairs = [np.abs(n - 8 * outliers) + 4 * np.abs(m - 8 * (1 - clustering)) for n, m in CANDIDATES[pattern]]
         columns.append(np.minimum.reduce(pairs))
     return np.stack(columns, axis=1)
+
+
+def facts_of(evidence: Evidence) -> list[UnitFacts]:
+    """The facts of each unit, by its scores in the dense model."""
+    return [UnitFacts(found.share, found.locality) for found in outliers_of(evidence)]
+
+
+def _choose(problem: Problem, evidence: Evidence) -> Selection:
+    return Selection(select_paper(problem, facts_of(evidence)))
+
+
+PAPER = Selector(choose=_choose, menu=candidates, granularity=Granularity.BLOCK)
+"""The published objective, solved exactly."""

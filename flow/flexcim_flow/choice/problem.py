@@ -11,7 +11,17 @@ from numpy.typing import NDArray
 from flexcim.config.pattern import Pattern
 from flexcim.errors import FlexCiMError
 
-__all__ = ["Assignment", "Choice", "Problem", "SelectionError", "Shape", "Unit", "units_of"]
+__all__ = [
+    "Assignment",
+    "Choice",
+    "Problem",
+    "SelectionError",
+    "Shape",
+    "Unit",
+    "columns_of",
+    "undominated",
+    "units_of",
+]
 
 Shape = tuple[int, int]
 """(outputs, inputs) of a linear layer."""
@@ -142,3 +152,35 @@ def units_of(blocks: Sequence[tuple[str, Sequence[tuple[str, Shape]]]], *, by_bl
         elif not by_block:
             units += [Unit(layer, (layer,), (shape,)) for layer, shape in layers]
     return tuple(units)
+
+
+def undominated(problem: Problem) -> list[int]:
+    """Columns that are worth measuring: a mask of 2:4 is one of 4:8 too, so that 2:4 can only win by taking less."""
+
+    def dominated(column: int) -> bool:
+        pattern = problem.patterns[column]
+        return any(
+            other.m > pattern.m
+            and _contains(other, pattern)
+            and (problem.resources[:, index] <= problem.resources[:, column]).all()
+            for index, other in enumerate(problem.patterns)
+        )
+
+    return [column for column in range(len(problem.patterns)) if not dominated(column)]
+
+
+def columns_of(problem: Problem, patterns: Sequence[Pattern]) -> NDArray[np.int64]:
+    """Columns of some patterns; for one that was left out as dominated, of the one that dominates it."""
+
+    def column(pattern: Pattern) -> int:
+        if pattern in problem.patterns:
+            return problem.patterns.index(pattern)
+        containing = [index for index, other in enumerate(problem.patterns) if _contains(other, pattern)]
+        return min(containing, key=lambda index: int(problem.resources[:, index].sum()))
+
+    return np.array([column(pattern) for pattern in patterns], dtype=np.int64)
+
+
+def _contains(other: Pattern, pattern: Pattern) -> bool:
+    """Whether each mask of a pattern is one of another pattern, too, and as dense."""
+    return other.m % pattern.m == 0 and other.n * pattern.m == pattern.n * other.m

@@ -19,9 +19,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from flexcim.config.pattern import Pattern
-from flexcim_flow.choice.costs import COST_TOKENS, LossModel, label_drawer, layer_curvature, sensing
+from flexcim_flow.choice.costs import LossModel, label_drawer, layer_curvature, sensing
 from flexcim_flow.choice.divergence import Reference
-from flexcim_flow.common.options import MEASURED_IMAGES
+from flexcim_flow.choice.shares import costed, searched
 from flexcim_flow.common.seeds import seeded
 from flexcim_flow.layer.treatment import Treatment, treat_layers
 from flexcim_flow.model.blocks import Block, LinearLayer
@@ -35,10 +35,7 @@ __all__ = [
     "SEARCH_TOLERANCE",
     "StreamedBench",
     "bench_bytes",
-    "costed",
-    "first_tokens",
     "middle_pattern",
-    "searched",
 ]
 
 BENCH_BYTES = 4 << 30
@@ -53,9 +50,6 @@ COST_OUTPUTS = 512
 """Outputs of a layer, drawn at random, that its costs are measured on. Each output is pruned by itself, and the costs
 of all patterns are sums over the same ones, so that a few hundred tell the patterns apart as all would."""
 
-_TOKENS_FOR_AN_INPUT = 8
-"""Tokens for each input of the widest layer that second moments are taken from while patterns are compared."""
-
 
 def bench_bytes(units: Sequence[Sequence[LinearLayer]], patterns: int) -> int:
     """Memory that a `Bench` takes: float32 weights under each pattern, as they were and as they are, and moments.
@@ -65,33 +59,6 @@ def bench_bytes(units: Sequence[Sequence[LinearLayer]], patterns: int) -> int:
     shapes = [layer.shape for unit in units for layer in unit]
     weights = sum(outputs * inputs for outputs, inputs in shapes)
     return 4 * (weights * (patterns + 2) + sum(inputs * inputs for _, inputs in shapes))
-
-
-def searched(samples: Tensor, units: Sequence[Sequence[LinearLayer]]) -> Tensor:
-    """The first of some samples, [samples, length], whose statistics are enough to choose by, if not to prune by.
-
-    Of images, [samples, channels, height, width], all: only the model knows how many tokens it makes of one, and to
-    prune takes a pass of them all anyway.
-    """
-    if samples.ndim != 2:
-        return samples
-    widest = max(layer.shape[1] for unit in units for layer in unit)
-    return first_tokens(samples, _TOKENS_FOR_AN_INPUT * widest)
-
-
-def costed(samples: Tensor) -> Tensor:
-    """The first of some samples, [samples, length] or images, that costs are measured on (`COST_TOKENS`)."""
-    return first_tokens(samples, max(COST_TOKENS, samples.numel() // 8))
-
-
-def first_tokens(samples: Tensor, tokens: int) -> Tensor:
-    """The first of some samples, [samples, length], with so many tokens, if there are as many.
-
-    Of images, [samples, channels, height, width], the first `flexcim_flow.common.options.MEASURED_IMAGES`.
-    """
-    if samples.ndim != 2:
-        return samples[:MEASURED_IMAGES]
-    return samples[: -(-tokens // samples.shape[1])]
 
 
 def middle_pattern(patterns: Sequence[Pattern]) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from flexcim_flow.choice.evidence import Evidence, Selection
 from flexcim_flow.choice.problem import Assignment, Choice, Problem
+from flexcim_flow.choice.selector import Selector
 
-__all__ = ["select_uniform", "uniform_mixes"]
+__all__ = ["UNIFORM", "select_uniform", "uniform_mixes"]
 
 
 def select_uniform(problem: Problem) -> Assignment:
@@ -47,3 +49,11 @@ def _mix(problem: Problem, sparser: int, denser: int) -> Assignment:
         reason = f"{low} for the first {first} of {len(columns)}, {high} for the others"
     choices = tuple(Choice(problem.patterns[column], 0.0, reason) for column in columns)
     return Assignment("uniform", choices, problem.used(columns))
+
+
+def _choose(problem: Problem, evidence: Evidence) -> Selection:
+    return Selection(select_uniform(problem))
+
+
+UNIFORM = Selector(choose=_choose, needs=lambda problem, units, samples: None)
+"""One pattern for all, or a mix of the two neighbours in layer order."""

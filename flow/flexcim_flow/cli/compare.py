@@ -12,19 +12,14 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from flexcim_flow.choice.selector import SELECTORS
 from flexcim_flow.cli import options
-from flexcim_flow.cli.inputs import (
-    CALIBRATION_TEXT,
-    HELDOUT_TEXT,
-    OptionError,
-    chosen_macro,
-    chosen_text,
-    shown_progress,
-)
-from flexcim_flow.common.options import DEFAULT_SAMPLES, DEFAULT_VECTORS, Method, Score, Update
+from flexcim_flow.cli.inputs import OptionError, chosen_macro, shown_progress
+from flexcim_flow.common.options import DEFAULT_VECTORS, Update
+from flexcim_flow.common.registry import UnknownNameError
 
 if TYPE_CHECKING:
-    from flexcim_flow.compare.comparison import Comparison
+    from flexcim_flow.compare.result import Comparison
 
 __all__ = ["compare"]
 
@@ -32,62 +27,57 @@ _Option = TypeVar("_Option", bound=Enum)
 _Number = TypeVar("_Number", int, float)
 
 
+@options.unfolded
 def compare(
-    model: Annotated[Path, typer.Argument(help="Local folder of a causal language model in Hugging Face format.")],
+    model: Annotated[Path, typer.Argument(help="Folder of a causal language model in Hugging Face format.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; an earlier comparison is replaced.")],
+    *,
     methods: Annotated[
-        str, typer.Option(help="Who chooses the patterns, with commas; owl and paper may drop more than is asked for.")
-    ] = "measured,paper,uniform,owl",
+        str,
+        typer.Option(
+            help=f"How patterns are chosen, with commas: {', '.join(SELECTORS)}. owl and paper may drop more than you "
+            "ask for."
+        ),
+    ] = ",".join(SELECTORS.own),
     updates: Annotated[
-        str, typer.Option(help="What happens to the kept weights, with commas. \\[default: each method's own]")
+        str, typer.Option(help="How kept weights make up for dropped ones, with commas. \\[default: each method's own]")
     ] = "",
-    score: Annotated[
-        Score | None, typer.Option(help="What masks are chosen by. \\[default: each method's own]")
-    ] = None,
-    sparsities: Annotated[str, typer.Option(help="Least shares of weights to drop, with commas.")] = "0.5,0.6,0.7",
-    seeds: Annotated[str, typer.Option(help="Seeds of the calibration, with commas.")] = "0",
+    score: options.Score = None,
+    sparsities: Annotated[
+        str, typer.Option(help="Shares of the blocks' weights to drop, with commas.")
+    ] = "0.5,0.6,0.7",
+    seeds: Annotated[str, typer.Option(help="Seeds that draw the calibration samples, with commas.")] = "0",
     config: options.Config = None,
     preset_name: options.Preset = None,
-    calibration: options.Calibration = None,
-    evaluate: Annotated[
-        Path | None, typer.Option(help="UTF-8 text to measure the loss on. \\[default: the repository's]")
-    ] = None,
+    setting: options.ComparisonOptions,
     questions: Annotated[
         Path | None,
         typer.Option(help="JSONL file of multiple-choice questions: context, choices and the answer's index."),
     ] = None,
-    samples: options.Samples = DEFAULT_SAMPLES,
-    length: options.Length = None,
-    stride: options.Stride = None,
-    vectors: Annotated[int, typer.Option(help="Vectors that cycles are counted for.")] = DEFAULT_VECTORS,
+    vectors: Annotated[int, typer.Option(help="Vectors to count cycles for.")] = DEFAULT_VECTORS,
 ) -> None:
     """Prune a model in several ways, and measure each on the same text.
 
-    Every method is taken with every update at every sparsity. Writes comparison.json, comparison.csv and plots of the
-    added loss against sparsity and against cycles on the macro. Each figure comes with its standard error over the
-    windows of the text. After a kill, the same command goes on with the next row.
+    Takes every method with every update at every sparsity. Writes comparison.json, comparison.csv and two plots: the
+    added loss against sparsity, and against cycles on the macro. Standard errors are over the windows of the text.
+
+    A run that was killed goes on with the next row when you give the same command again.
     """
     macro = chosen_macro(config, preset_name)
-    chosen_methods, chosen_updates = _options(methods, Method, "--methods"), _options(updates, Update, "--updates")
+    chosen_methods, chosen_updates = _methods(methods), _options(updates, Update, "--updates")
     targets = _numbers(sparsities, float, "--sparsities")
     draws = _numbers(seeds, int, "--seeds")
-    calibration = chosen_text(calibration, CALIBRATION_TEXT, "--calibration")
-    evaluate = chosen_text(evaluate, HELDOUT_TEXT, "--evaluate")
 
     # torch and transformers take seconds to import; --help and mistyped options need neither.
-    from flexcim_flow.compare.comparison import ComparisonRequest, ways_of
+    from flexcim_flow.compare.request import ComparisonRequest, ways_of
     from flexcim_flow.compare.run import compare_to
 
     request = ComparisonRequest(
         model=model,
         ways=ways_of(chosen_methods, chosen_updates, score, targets, draws),
-        calibration=calibration,
-        evaluation=evaluate,
+        **setting.given(),
         questions=questions,
         config=macro,
-        samples=samples,
-        length=length,
-        stride=stride,
         vectors=vectors,
     )
     with shown_progress() as progress:
@@ -100,12 +90,20 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
+def _methods(text: str) -> list[str]:
+    """The methods that a list with commas names."""
+    try:
+        return [SELECTORS.check(word) for word in _words(text)]
+    except UnknownNameError as error:
+        raise OptionError(f"--methods: {error}") from None
+
+
 def _options(text: str, kind: type[_Option], option: str) -> list[_Option]:
     """The members that a list with commas names."""
     known = {member.value: member for member in kind}
     for word in _words(text):
         if word not in known:
-            raise OptionError(f"{option} must be of {', '.join(known)}, not {word!r}")
+            raise OptionError(f"{option} must be one of {', '.join(known)}, not {word!r}")
     return [known[word] for word in _words(text)]
 
 
@@ -155,6 +153,6 @@ def _show_overshoots(comparison: Comparison) -> None:
         asked = row.method, row.sparsity_target
         chosen[asked] = max(row.sparsity_chosen, chosen.get(asked, 0.0))
     for (method, target), sparsity in chosen.items():
-        told = overshoot(Method(method), target, sparsity)
+        told = overshoot(method, target, sparsity)
         if told is not None:
             print(told)

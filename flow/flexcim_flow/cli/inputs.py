@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from flexcim.config.macro import MacroConfig, preset
 from flexcim.errors import FlexCiMError
+from flexcim_flow.common.registry import Registry, UnknownNameError
 
-__all__ = ["CALIBRATION_TEXT", "HELDOUT_TEXT", "OptionError", "chosen_macro", "chosen_text", "shown_progress"]
+__all__ = ["CALIBRATION_TEXT", "HELDOUT_TEXT", "OptionError", "chosen_macro", "chosen_text", "named", "shown_progress"]
 
 _TEXTS = Path(__file__).resolve().parents[3] / "models" / "text"
 
@@ -25,6 +28,18 @@ HELDOUT_TEXT = _TEXTS / "heldout.txt"
 
 class OptionError(FlexCiMError):
     """Options that do not go together; the message is one sentence."""
+
+
+def named(registry: Registry[Any]) -> Callable[[str], str]:
+    """What reads an option that names a registered thing."""
+
+    def parse(name: str) -> str:
+        try:
+            return registry.check(name)
+        except UnknownNameError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    return parse
 
 
 def chosen_macro(config: Path | None, preset_name: str | None) -> MacroConfig:

@@ -12,52 +12,52 @@ from rich.table import Column, Table
 from flexcim.config.pattern import Pattern
 from flexcim.packed.plans import NestedPlan
 from flexcim_flow.cli import options
-from flexcim_flow.cli.inputs import CALIBRATION_TEXT, OptionError, chosen_text, shown_progress
-from flexcim_flow.common.options import DEFAULT_SAMPLES
+from flexcim_flow.cli.inputs import OptionError, shown_progress
 
 if TYPE_CHECKING:
-    from flexcim_flow.nest.model import NestedResult
+    from flexcim_flow.nest.result import NestedResult
 
 __all__ = ["nest"]
 
 
+@options.unfolded
 def nest(
-    model: Annotated[Path, typer.Argument(help="Local folder of the dense checkpoint.")],
-    sparser: Annotated[Path, typer.Argument(help="Folder that `flexcim prune` wrote for it: the sparser plan.")],
+    model: Annotated[Path, typer.Argument(help="Folder of the dense checkpoint.")],
+    sparser: Annotated[
+        Path, typer.Argument(help="Folder that `flexcim prune` wrote for this model: the sparser plan.")
+    ],
     output: options.Output,
+    *,
     rest: Annotated[
         str | None,
         typer.Option(
-            help="Pattern of the weights that the denser plan adds in each layer, from the menu. "
-            "\\[default: each layer's own, which doubles its weights; none where more than half are kept]"
+            help="Pattern, from the menu, of the weights that the denser plan adds to each layer. "
+            "\\[default: the layer's own, which doubles its weights; none where more than half are kept]"
         ),
     ] = None,
     share: Annotated[
         float,
         typer.Option(
-            help="What the denser plan's error counts, 0 to 1. With 0 the sparser plan stays as it was pruned; with 1 "
-            "it gets what is best for the denser one."
+            help="Weight of the denser plan's error, 0 to 1. At 0 the sparser plan stays as it was pruned; at 1 both "
+            "plans get what is best for the denser one."
         ),
     ] = 0.0,
-    calibration: options.Calibration = None,
-    evaluate: options.Evaluate = None,
-    samples: options.Samples = DEFAULT_SAMPLES,
-    length: options.Length = None,
-    stride: options.Stride = None,
+    setting: options.SettingOptions,
     seed: options.Seed = 0,
 ) -> None:
     """Give a pruned model a denser plan that shares its weights, and pack both as one.
 
-    The sparser plan is the pruned model. The denser one adds weights that it dropped, chosen and solved for by least
-    squares on calibration text. Nothing is stored twice, and `flexcim compile`, `cycles` and `generate-text` run
-    either plan, or one in prefill and the other in decode.
+    The pruned model becomes the sparser plan. The denser plan adds weights that pruning dropped, chosen and solved for
+    by least squares on the calibration text. Nothing is stored twice. `flexcim compile`, `cycles` and `generate-text`
+    run either plan, or one in prefill and the other in decode.
 
-    The other way round, to keep a pruned model as the denser plan: give its checkpoint as MODEL, and as SPARSER what
-    `flexcim prune --score wanda --update none` makes of that; then the sparser plan is a subset of its weights. If it
-    is none, the denser plan's weights are others than MODEL's, and the command says how many.
+    To keep a pruned model as the denser plan instead, give its checkpoint as MODEL, and as SPARSER a subset of its
+    weights, such as `flexcim prune --score wanda --update none` makes of that checkpoint. If SPARSER is no subset, the
+    denser plan changes some of MODEL's weights, and the command says what share.
 
-    Writes checkpoint/ (the denser plan, loads in plain transformers), packed/ (both plans) and report.json. One block
-    of each model is in memory at a time; after a kill, the same command goes on from OUTPUT.partial.
+    Writes checkpoint/ (the denser plan, loads in plain transformers), packed/ (both plans) and report.json. Keeps one
+    block of each model in memory at a time. A run that was killed goes on where it stopped when you give the same
+    command again.
 
     Example: `flexcim nest models/llama-kjv build/llama-75 -o build/llama-nested`
     """
@@ -70,11 +70,7 @@ def nest(
         sparser=sparser,
         rest=None if rest is None else _pattern(rest),
         share=share,
-        calibration=chosen_text(calibration, CALIBRATION_TEXT, "--calibration"),
-        evaluation=evaluate,
-        samples=samples,
-        length=length,
-        stride=stride,
+        **setting.given(),
         seed=seed,
     )
     with shown_progress() as progress:
@@ -111,8 +107,8 @@ def _show(result: NestedResult) -> None:
     if result.was_pruned and result.changed_share:
         print(
             f"the model was pruned before ({result.given_sparsity:.2%} of its weights are zero), and the denser plan "
-            f"changes {result.changed_share:.2%} of its weights: it keeps all if the sparser plan is a subset of them, "
-            "the rest has room for the others, and the share is 0"
+            f"changes {result.changed_share:.2%} of its weights; it keeps them all where the sparser plan is a subset "
+            "of them, --rest has room for the others, and --share is 0"
         )
     for name, evaluation in result.evaluations.items():
         print(f"bits per byte, {name.replace('_', ', ')}: {evaluation.bits_per_byte:.4f}")

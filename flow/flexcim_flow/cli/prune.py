@@ -11,17 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from flexcim_flow.choice.selector import DEFAULT_METHOD, SELECTORS
 from flexcim_flow.cli import options
-from flexcim_flow.cli.inputs import CALIBRATION_TEXT, OptionError, chosen_macro, chosen_text, shown_progress
-from flexcim_flow.common.options import (
-    DEFAULT_SAMPLES,
-    DEFAULT_VECTORS,
-    ActivationScale,
-    Granularity,
-    Method,
-    Score,
-    Update,
-)
+from flexcim_flow.cli.inputs import OptionError, chosen_macro, named, shown_progress
+from flexcim_flow.common.options import DEFAULT_VECTORS, ActivationScale, Granularity, Update
 
 if TYPE_CHECKING:
     from flexcim_flow.prune.result import Evaluations, PruneResult
@@ -32,90 +25,84 @@ _TELLING_STEPS = 100
 """Steps of a recovery of which the first and the last tenth have enough samples to be compared."""
 
 
+@options.unfolded
 def prune(
-    model: Annotated[Path, typer.Argument(help="Local folder of a checkpoint in Hugging Face format.")],
+    model: Annotated[Path, typer.Argument(help="Folder of a checkpoint in Hugging Face format.")],
     output: options.Output,
+    *,
     sparsity: Annotated[
-        float | None, typer.Option(help="Least share of the block layers' weights to drop, 0 to 1.")
+        float | None, typer.Option(help="Share of the blocks' weights to drop, 0 to 1; a method may drop more.")
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(
-            help="Instead of --sparsity: cycles=0.5 or bytes=0.5, at most half of what the dense model takes."
-        ),
+        typer.Option(help="Instead of --sparsity: cycles=0.5 or bytes=0.5 allows half of what the dense model takes."),
     ] = None,
     plan: Annotated[
         Path | None,
         typer.Option(
-            help="Instead of --sparsity: the pattern of each layer, a plan.toml of an earlier run or an edit."
+            help="Instead of --sparsity: the plan.toml of an earlier run, edited or not, with each layer's pattern."
         ),
     ] = None,
-    vectors: Annotated[int, typer.Option(help="Vectors that a budget of cycles is counted for.")] = DEFAULT_VECTORS,
+    vectors: Annotated[
+        int | None,
+        typer.Option(help=f"With --budget cycles: vectors to count them for. \\[default: {DEFAULT_VECTORS}]"),
+    ] = None,
     method: Annotated[
-        Method | None,
+        str | None,
         typer.Option(
-            help="Who chooses the patterns; owl and paper may drop more than is asked for. \\[default: measured]",
+            parser=named(SELECTORS),
+            metavar="METHOD",
+            help=f"How patterns are chosen: {', '.join(SELECTORS)}. owl and paper may drop more than you ask for. "
+            f"\\[default: {DEFAULT_METHOD}]",
             show_default=False,
         ),
     ] = None,
-    score: Annotated[
-        Score | None,
-        typer.Option(help="What masks are chosen by. \\[default: as the plan says; obs for measured, else wanda]"),
-    ] = None,
+    score: options.Score = None,
     update: Annotated[
         Update | None,
-        typer.Option(
-            help="What happens to the kept weights. \\[default: as the plan says; lsq for measured, else none]"
-        ),
+        typer.Option(help="How kept weights make up for dropped ones. \\[default: the plan's, else the method's own]"),
     ] = None,
     granularity: Annotated[
         Granularity | None,
-        typer.Option(help="What gets a pattern of its own. \\[default: block for paper, else layer]"),
+        typer.Option(help="Whether each layer or each block gets one pattern. \\[default: the method's own]"),
     ] = None,
     config: options.Config = None,
     preset_name: options.Preset = None,
-    calibration: options.Calibration = None,
-    evaluate: options.Evaluate = None,
-    samples: options.Samples = DEFAULT_SAMPLES,
-    length: options.Length = None,
-    stride: options.Stride = None,
+    setting: options.SettingOptions,
     seed: options.Seed = 0,
     recover: Annotated[
         int,
         typer.Option(
             min=0,
             metavar="STEPS",
-            help="Steps of fine-tuning on the calibration text after pruning, with the zeros held. Has the whole model "
-            "in memory, 16 bytes for each parameter.",
+            help="Fine-tune for this many steps on the calibration text after pruning, with the zeros held. Needs 16 "
+            "bytes of memory per parameter.",
         ),
     ] = 0,
     activations: Annotated[
-        ActivationScale, typer.Option(help="Scale of the activations: of each token, or of the layer's tensor.")
+        ActivationScale, typer.Option(help="Scale the activations of each token by itself, or all of a layer alike.")
     ] = ActivationScale.TOKEN,
     activation_percentile: Annotated[
         float,
         typer.Option(
-            help="With --activations tensor: percentile of the calibration's magnitudes, such as 99.9, that becomes "
-            "the largest integer; what is larger is clipped."
+            help="With --activations tensor: percentile of the calibration's magnitudes, such as 99.9, that maps to "
+            "the largest integer. Larger values are clipped."
         ),
     ] = 100.0,
-    device: Annotated[
-        str | None,
-        typer.Option(help="Where blocks are computed, such as cpu or cuda:0. \\[default: cuda if there is one]"),
-    ] = None,
 ) -> None:
     """Prune a model and pack it for a macro.
 
-    Takes causal language models, masked ones such as BERT, and image classifiers such as ViT, whose calibration is a
-    safetensors file with pixel_values, images x channels x height x width.
+    Works on causal language models, masked ones such as BERT, and image classifiers such as ViT. Image classifiers are
+    calibrated on a safetensors file with pixel_values, images x channels x height x width.
 
-    Writes checkpoint/ (zeros in place, loads in plain transformers), packed/ (what the macro loads), plan.toml and
-    report.json. One block's weights are in memory at a time. What is finished is kept beside the output, in a folder
-    named OUTPUT.partial, until all is: after a crash or a kill, the same command goes on from there. Nothing is
-    downloaded.
+    Writes checkpoint/ (loads in plain transformers), packed/ (what the macro loads), plan.toml and report.json. Keeps
+    one block's weights in memory at a time. Downloads nothing.
 
-    The plan can be edited by hand and applied with --plan, which keeps each layer's pattern, score and update; the
-    other options are those of the command line.
+    A run that was killed goes on where it stopped when you give the same command again. Until it is done, its parts
+    are in OUTPUT.partial.
+
+    To set patterns by hand, edit plan.toml and apply it with --plan. Patterns, score and update are then the plan's;
+    give the other options again.
     """
     macro = chosen_macro(config, preset_name)
     _check_exclusive(
@@ -123,7 +110,7 @@ def prune(
     )
 
     # torch and transformers take seconds to import; --help and mistyped options need neither.
-    from flexcim_flow.choice.budgets import Budget, SparsityBudget, parse_budget
+    from flexcim_flow.choice.budgets import Budget, CycleBudget, SparsityBudget, parse_budget
     from flexcim_flow.prune.plan import read_plan
     from flexcim_flow.prune.request import PruneRequest
     from flexcim_flow.prune.run import prune_to
@@ -131,15 +118,13 @@ def prune(
 
     limit: Budget | None = None if sparsity is None else SparsityBudget(sparsity)
     if budget is not None:
-        limit = parse_budget(budget, macro, vectors)
+        limit = parse_budget(budget, macro, DEFAULT_VECTORS if vectors is None else vectors)
+    if vectors is not None and not isinstance(limit, CycleBudget):
+        raise OptionError(f"--vectors {vectors} has no effect without --budget cycles=SHARE")
     request = PruneRequest(
         model=model,
-        calibration=chosen_text(calibration, CALIBRATION_TEXT, "--calibration"),
-        evaluation=evaluate,
+        **setting.given(),
         config=macro,
-        samples=samples,
-        length=length,
-        stride=stride,
         budget=limit,
         plan=None if plan is None else read_plan(plan),
         method=method,
@@ -150,13 +135,12 @@ def prune(
         recover=recover,
         activations=activations,
         activation_percentile=activation_percentile,
-        device=device,
     )
     try:
         with shown_progress() as progress:
             result = prune_to(output, request, progress=progress)
     except ImageError:
-        if calibration is None:  # images were sought in the repository's text
+        if setting.calibration is None:  # images were sought in the repository's text
             raise OptionError(
                 f"{model} is a model of images, which needs --calibration, a safetensors file with pixel_values"
             ) from None
@@ -189,8 +173,8 @@ def _show(result: PruneResult) -> None:
     if selection is not None:
         for name, nats in sorted(selection.trials.items(), key=lambda trial: trial[1]):
             print(f"tried {name}: {nats:.4f} nats per {'token' if of_text else 'image'} away from the dense model")
-    asked = "" if result.request.budget is None else f", asked for was {result.request.budget}"
-    print(f"sparsity: {result.sparsity:.2%} of the weights are zero{asked}")
+    asked = "" if result.request.budget is None else f" (asked for: {result.request.budget})"
+    print(f"sparsity: {result.sparsity:.2%} of these layers' weights are zero{asked}")
     if result.target is not None:
         from flexcim_flow.prune.result import overshoot
 
@@ -198,7 +182,7 @@ def _show(result: PruneResult) -> None:
         if told is not None:
             print(told)
     dense = 1 - result.weights / result.parameters
-    print(f"in the whole model: {result.zeros / result.parameters:.2%}, as {dense:.2%} of it is in no such layer")
+    print(f"in the whole model: {result.zeros / result.parameters:.2%}; {dense:.2%} of it is outside these layers")
     if result.recovery:
         _show_recovery(result.recovery)
     if result.evaluations is not None:

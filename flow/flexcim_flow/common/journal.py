@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from flexcim import files
 from flexcim.errors import FlexCiMError
 
-__all__ = ["Journal", "JournalError", "file_facts", "folder_facts"]
+__all__ = ["Journal", "JournalError", "file_facts", "folder_facts", "journalled"]
+
+_Result = TypeVar("_Result")
 
 _RUN = "run.json"
 _RESULT = "result"
@@ -124,6 +126,11 @@ class Journal:
             self._clear()
             self._begin()
             return
+        if before.keys() != self._run.keys():
+            raise JournalError(
+                f"{self.folder}: holds an unfinished run of another command or version of flexcim; "
+                "finish it with that, or delete the folder"
+            )
         for name in self._run:
             if before.get(name) != self._run[name]:
                 raise JournalError(
@@ -187,6 +194,40 @@ class Journal:
         for entry in self.folder.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry)
+
+
+def journalled(
+    output: str | os.PathLike[str],
+    facts: Mapping[str, Any],
+    work: Callable[[Journal, Path], _Result],
+    error: type[FlexCiMError],
+) -> _Result:
+    """Carry out a run whose finished parts stay in ``<output>.partial`` until all is done.
+
+    Parameters
+    ----------
+    output : path
+        The folder that the result is to become.
+    facts : mapping
+        All that the result depends on, as `Journal` takes it.
+    work : callable
+        Does the work with a journal, and lets its result appear as the folder that it is given, by `Journal.finish`.
+    error : type
+        The error of a folder that cannot be written.
+
+    Raises
+    ------
+    FlexCiMError
+        If the partial folder belongs to another run, or the output cannot be written.
+    """
+    target = Path(output).resolve()
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        with Journal(partial, facts) as journal:
+            return work(journal, target)
+    except OSError as failure:
+        kept = f"; what is finished is kept in {partial}" if partial.exists() else ""
+        raise error(f"{output}: cannot be written ({failure.strerror}){kept}") from None
 
 
 def _made(folder: Path) -> Path:

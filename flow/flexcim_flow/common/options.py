@@ -14,8 +14,6 @@ __all__ = [
     "MEASURED_IMAGES",
     "ActivationScale",
     "Granularity",
-    "Method",
-    "Score",
     "Search",
     "Update",
 ]
@@ -58,32 +56,6 @@ class ActivationScale(str, Enum):
     """One for all tokens, from the largest magnitude that the calibration saw, or a percentile of them."""
 
 
-class Method(str, Enum):
-    """Who chooses the patterns (flexcim_flow.choice)."""
-
-    MEASURED = "measured"
-    """Ours: what each pattern costs in loss is measured, an exact knapsack chooses, and the choice is refined."""
-
-    PAPER = "paper"
-    """The published objective (arXiv 2504.14365), solved exactly."""
-
-    UNIFORM = "uniform"
-    """One pattern for all, or a mix of the two neighbours in layer order."""
-
-    OWL = "owl"
-    """Outlier-weighed n at one m (arXiv 2310.05175)."""
-
-
-class Score(str, Enum):
-    """How important a weight is (flexcim_flow.layer.scores)."""
-
-    MAGNITUDE = "magnitude"
-    WANDA = "wanda"
-    RIA = "ria"
-    OBS = "obs"
-    """What dropping it costs when others make up for it; with an update the masks are chosen during the sweep."""
-
-
 class Update(str, Enum):
     """How the kept weights make up for the dropped ones (flexcim_flow.layer.updates)."""
 
@@ -96,7 +68,7 @@ class Update(str, Enum):
 
 
 class Search(str, Enum):
-    """How `Method.MEASURED` measures what patterns do to the loss."""
+    """How the measured method found what patterns do to the loss."""
 
     IN_MEMORY = "in memory"
     """The model under every pattern is in memory; what was chosen is refined in the pruned model."""

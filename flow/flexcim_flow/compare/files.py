@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from flexcim.files import write_bytes, write_text
-from flexcim_flow.compare.comparison import Comparison, Row
+from flexcim_flow.compare.result import Comparison, Row
 
 __all__ = ["FORMAT", "write_comparison"]
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
-from flexcim_flow.common.journal import Journal
-from flexcim_flow.compare.comparison import Comparison, ComparisonError, ComparisonRequest, compare
+from flexcim_flow.common.journal import Journal, journalled
+from flexcim_flow.common.steps import Progress
+from flexcim_flow.compare.comparison import compare
 from flexcim_flow.compare.files import write_comparison
+from flexcim_flow.compare.request import ComparisonError, ComparisonRequest
+from flexcim_flow.compare.result import Comparison
 
 __all__ = ["compare_to"]
 
@@ -16,10 +18,7 @@ _CONTENT = ("comparison.csv", "comparison.json", "cycles.png", "sparsity.png")
 
 
 def compare_to(
-    output: str | os.PathLike[str],
-    request: ComparisonRequest,
-    *,
-    progress: Callable[[str, int, int], None] | None = None,
+    output: str | os.PathLike[str], request: ComparisonRequest, *, progress: Progress | None = None
 ) -> Comparison:
     """Compare ways of pruning, and write the result; each row is kept beside the output until all are there.
 
@@ -37,18 +36,15 @@ def compare_to(
     FlexCiMError
         If an input or an option cannot be used, or the output cannot be written; the message is one sentence.
     """
-    target = Path(output).resolve()
-    _check_replaceable(target, output)
-    partial = target.with_name(f"{target.name}.partial")
-    try:
-        with Journal(partial, request.facts()) as journal:
-            comparison = compare(request, journal=journal, progress=progress)
-            write_comparison(journal.result, comparison)
-            journal.finish(target)
-    except OSError as error:
-        kept = f"; what is finished is kept in {partial}" if partial.exists() else ""
-        raise ComparisonError(f"{output}: cannot be written ({error.strerror}){kept}") from None
-    return comparison
+    _check_replaceable(Path(output).resolve(), output)
+
+    def work(journal: Journal, target: Path) -> Comparison:
+        comparison = compare(request, journal=journal, progress=progress)
+        write_comparison(journal.result, comparison)
+        journal.finish(target)
+        return comparison
+
+    return journalled(output, request.facts(), work, ComparisonError)
 
 
 def _check_replaceable(target: Path, output: str | os.PathLike[str]) -> None:

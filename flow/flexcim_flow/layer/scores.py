@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ["RIA_POWER", "magnitude_scores", "obs_scores", "ria_scores", "wanda_scores"]
+from flexcim_flow.layer.rule import Need, ScoreRule
+
+__all__ = [
+    "MAGNITUDE",
+    "OBS",
+    "RIA",
+    "RIA_POWER",
+    "WANDA",
+    "magnitude_scores",
+    "obs_scores",
+    "ria_scores",
+    "wanda_scores",
+]
 
 RIA_POWER = 0.5
 """a, the power of the input norm in `ria_scores`; the value that its authors recommend."""
@@ -100,3 +112,9 @@ def _check_shapes(weight: Tensor, of_inputs: Tensor) -> None:
             f"scores need a weight [outputs, inputs] and one number for each input, "
             f"not shapes {list(weight.shape)} and {list(of_inputs.shape)}"
         )
+
+
+MAGNITUDE = ScoreRule(magnitude_scores)
+WANDA = ScoreRule(wanda_scores, needs=(Need.INPUT_NORMS,))
+RIA = ScoreRule(ria_scores, needs=(Need.INPUT_NORMS,))
+OBS = ScoreRule(obs_scores, needs=(Need.INVERSE_DIAGONAL,), swept=True)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from flexcim.config.pattern import Pattern
-from flexcim_flow.choice.problem import Choice
-from flexcim_flow.common.options import Method, Score, Update
+from flexcim.errors import FlexCiMError
+from flexcim_flow.common.options import Update
 from flexcim_flow.layer.masks import nm_mask
-from flexcim_flow.layer.scores import magnitude_scores, obs_scores, ria_scores, wanda_scores
+from flexcim_flow.layer.rule import SCORES, Need, ScoreRule
 from flexcim_flow.layer.sweep import obs_sweep
 from flexcim_flow.layer.updates import DIRECT_KEPT, TOLERANCE, Curvature, conjugate_gradients, damped, least_squares
 from flexcim_flow.model.blocks import Block
 from flexcim_flow.passes.statistics import InputStatistics, with_same_inputs
 
-__all__ = ["Numerics", "Treated", "Treatment", "default_treatment", "prune_block", "treat_layers"]
+__all__ = ["Numerics", "ScoreError", "Treated", "Treatment", "prune_block", "treat_layers"]
+
+
+class ScoreError(FlexCiMError):
+    """Scores that no mask can be chosen by; the message is one sentence that names the score."""
 
 
 @dataclass(frozen=True)
@@ -63,26 +68,35 @@ class Treatment:
 
     Parameters
     ----------
-    score : Score
-        What the mask is chosen by. With `Score.OBS` and an update, the masks are those of SparseGPT's sweep, which sees
-        what earlier weights of an output have left to later ones; without an update the score is that of each weight
-        alone.
+    score : str
+        What the mask is chosen by, a name in `flexcim_flow.layer.rule.SCORES`. With ``obs`` and an update, the masks
+        are those of SparseGPT's sweep, which sees what earlier weights of an output have left to later ones; without an
+        update the score is that of each weight alone.
     update : Update
         What happens to the kept weights.
     """
 
-    score: Score
+    score: str
     update: Update
+
+    @cached_property
+    def rule(self) -> ScoreRule:
+        """How the score is computed, and what it needs.
+
+        Raises
+        ------
+        FlexCiMError
+            If no score has this name, or another package adds it and it cannot be used.
+        """
+        return SCORES[self.score]
 
     @property
     def needs_moments(self) -> bool:
         """Whether the statistics must have second moments."""
-        return self.update is not Update.NONE or self.score is Score.OBS
+        return self.update is not Update.NONE or self.rule.needs_moments
 
     def __str__(self) -> str:
-        return f"{self.score.value} masks, " + (
-            "no update" if self.update is Update.NONE else f"{self.update.value} update"
-        )
+        return f"{self.score} masks, " + ("no update" if self.update is Update.NONE else f"{self.update.value} update")
 
     def apply(
         self, weight: Tensor, seen: InputStatistics, patterns: Sequence[Pattern], tolerance: float = TOLERANCE
@@ -124,7 +138,7 @@ class Treatment:
             As in `apply`.
         """
         if not seen.tokens:
-            unseen = Treatment(Score.MAGNITUDE, Update.NONE)
+            unseen = Treatment("magnitude", Update.NONE)
             return unseen._treat(weights, seen, patterns, tolerance, Numerics(reached=False))
         return self._treat(weights, seen, patterns, tolerance, Numerics())
 
@@ -169,18 +183,14 @@ class Treatment:
         if not weights:
             return []
         swept: Sequence[Tensor | None] = [None] * len(weights)
-        if self.update is Update.NONE or self.score is not Score.OBS:
-            scores = [self._scores(weight, seen, curvature) for weight in weights]
-            masks = [
-                torch.stack([nm_mask(of_layer, pattern) for pattern in own])
-                for of_layer, own in zip(scores, patterns, strict=True)
-            ]
+        if self.update is Update.NONE or not self.rule.swept:
+            masks = [self._masks(weight, seen, curvature, own) for weight, own in zip(weights, patterns, strict=True)]
             if curvature is None or self.update is Update.NONE:
                 return [(weight * mask, None) for weight, mask in zip(weights, masks, strict=True)]
             if self.update is Update.OBS or any(_iterated(mask).any() for mask in masks):
                 swept, _ = obs_sweep(weights, curvature, patterns, masks)
         else:
-            assert curvature is not None, "OBS masks need second moments"
+            assert curvature is not None, "an update needs second moments"
             swept, masks = obs_sweep(weights, curvature, patterns)
         if self.update is Update.OBS:
             return [(one, None) for one in swept if one is not None]
@@ -189,16 +199,26 @@ class Treatment:
             for weight, mask, start in zip(weights, masks, swept, strict=True)
         ]
 
-    def _scores(self, weight: Tensor, seen: InputStatistics, curvature: Curvature | None) -> Tensor:
-        norms = seen.norms.to(weight.device)
-        if self.score is Score.MAGNITUDE:
-            return magnitude_scores(weight)
-        if self.score is Score.WANDA:
-            return wanda_scores(weight, norms)
-        if self.score is Score.RIA:
-            return ria_scores(weight, norms)
-        assert curvature is not None, "OBS scores need second moments"
-        return obs_scores(weight, curvature.inverse_diagonal)
+    def _masks(
+        self, weight: Tensor, seen: InputStatistics, curvature: Curvature | None, patterns: Sequence[Pattern]
+    ) -> Tensor:
+        """The masks of a layer by its scores, [patterns, outputs, inputs], bool."""
+        scores = self.rule.scores(weight, *(_given(need, seen, curvature, weight.device) for need in self.rule.needs))
+        if scores.shape != weight.shape:
+            shapes = f"{list(scores.shape)}, not {list(weight.shape)} as the weights"
+            raise ScoreError(f"score {self.score} gives scores of shape {shapes}")
+        try:
+            return torch.stack([nm_mask(scores, pattern) for pattern in patterns])
+        except ValueError as error:
+            raise ScoreError(f"score {self.score}: {error}") from None
+
+
+def _given(need: Need, seen: InputStatistics, curvature: Curvature | None, device: torch.device) -> Tensor:
+    """What a score needs, on a device."""
+    if need is Need.INPUT_NORMS:
+        return seen.norms.to(device)
+    assert curvature is not None, "the treatment says that it needs second moments"
+    return curvature.matrix if need is Need.SECOND_MOMENTS else curvature.inverse_diagonal
 
 
 def _iterated(masks: Tensor) -> Tensor:
@@ -222,21 +242,6 @@ def _least_squares(
     )
     solved[~iterated] = torch.stack([least_squares(weight, curvature, mask) for mask in masks[~iterated]])
     return solved, residual
-
-
-def default_treatment(method: Method, score: Score | None = None, update: Update | None = None) -> Treatment:
-    """The treatment that goes with a method: OBS masks and least squares for ``measured``, as published for the others.
-
-    Parameters
-    ----------
-    method : Method
-        Who chooses the patterns.
-    score, update : optional
-        What was asked for instead.
-    """
-    if method is Method.MEASURED:
-        return Treatment(score or Score.OBS, update or Update.LSQ)
-    return Treatment(score or Score.WANDA, update or Update.NONE)
 
 
 def treat_layers(
@@ -276,7 +281,7 @@ def treat_layers(
 
 
 def prune_block(
-    block: Block, choices: Mapping[str, Choice], treatment: Treatment, seen: Mapping[str, InputStatistics]
+    block: Block, patterns: Mapping[str, Pattern], treatment: Treatment, seen: Mapping[str, InputStatistics]
 ) -> dict[str, Numerics]:
     """Prune the layers of a block in place.
 
@@ -284,8 +289,8 @@ def prune_block(
     ----------
     block : Block
         The block.
-    choices : mapping
-        The choice for each layer, by its name.
+    patterns : mapping
+        The pattern of each layer, by its name.
     treatment : Treatment
         How they are pruned.
     seen : mapping
@@ -297,7 +302,7 @@ def prune_block(
         How the numbers of each layer went, by name.
     """
     weights = {layer.name: layer.weight for layer in block.layers}
-    treated = treat_layers(treatment, weights, seen, {name: [choices[name].pattern] for name in weights})
+    treated = treat_layers(treatment, weights, seen, {name: [patterns[name]] for name in weights})
     for layer in block.layers:
         layer.weight.copy_(treated[layer.name].weights[0])
     return {name: of_layer.numerics for name, of_layer in treated.items()}

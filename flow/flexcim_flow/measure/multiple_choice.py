@@ -178,7 +178,7 @@ def _log_likelihoods(model: PreTrainedModel, texts: Sequence[Tensor], counts: Se
         size = max(1, BATCH_TOKENS // len(texts[order[-1]]))
         batch, order = order[-size:], order[:-size]
         # The padding stands behind the text, where a causal model does not see it.
-        tokens = pad_sequence([texts[index] for index in batch], batch_first=True)
+        tokens = pad_sequence([texts[index] for index in batch], batch_first=True).to(model.device)
         with torch.no_grad():
             logits = model(input_ids=tokens[:, :-1], use_cache=False).logits.float()
         losses = cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")

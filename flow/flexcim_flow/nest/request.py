@@ -1,18 +1,22 @@
-"""What a run that nests a model is asked for, said once: the library, the journal and the command all speak of it."""
+"""What nesting a model is asked for, said once: the library, the journal and the command all speak of it."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from flexcim.config.pattern import Pattern
 from flexcim_flow.common.journal import folder_facts
 from flexcim_flow.common.seeds import check_seed
-from flexcim_flow.prune.request import RequestError, Setting
+from flexcim_flow.common.setting import RequestError, Setting
 
 __all__ = ["NestRequest"]
+
+
+def _fact(sparser: str | os.PathLike[str]) -> list[str]:
+    """What counts of the folder that holds the sparser plan."""
+    return [folder_facts(Path(sparser) / part) for part in ("checkpoint", "packed")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +27,13 @@ class NestRequest(Setting):
     ----------
     model : path
         Local folder of the dense checkpoint, in Hugging Face format.
-    calibration, evaluation, samples, length, stride
+    calibration, evaluation, samples, length, stride, device
         As in `Setting`.
     sparser : path
         Folder that ``flexcim prune`` wrote for the model: the sparser plan, and the macro.
     rest : Pattern, optional
         The rest's pattern in each layer whose base is not dense; by default
-        `flexcim_flow.nest.model.default_rest` of its base.
+        `flexcim_flow.nest.layers.default_rest` of its base.
     share : float
         What the denser plan's error counts when the weights are solved for, 0 to 1. With 0 the base stays as it is.
     seed : int
@@ -41,7 +45,7 @@ class NestRequest(Setting):
         If an option means nothing.
     """
 
-    sparser: str | os.PathLike[str]
+    sparser: str | os.PathLike[str] = field(metadata={"fact": _fact})
     rest: Pattern | None = None
     share: float = 0.0
     seed: int = 0
@@ -61,14 +65,3 @@ class NestRequest(Setting):
     def sparser_checkpoint(self) -> Path:
         """Folder of the sparser plan's checkpoint."""
         return Path(self.sparser) / "checkpoint"
-
-    def facts(self) -> dict[str, Any]:
-        """All that the result depends on, as JSON's plain values; files by their checksums."""
-        return {
-            "rest": self.rest and str(self.rest),
-            "share": self.share,
-            "seed": self.seed,
-            "sparser checkpoint": folder_facts(self.sparser_checkpoint),
-            "sparser packed": folder_facts(self.sparser_packed),
-            **super().facts(),
-        }

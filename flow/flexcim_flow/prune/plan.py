@@ -18,7 +18,10 @@ from flexcim.config.pattern import Pattern
 from flexcim.config.toml import read_toml
 from flexcim.errors import FlexCiMError
 from flexcim_flow.choice.problem import Choice
-from flexcim_flow.common.options import Method, Score, Update
+from flexcim_flow.choice.selector import DEFAULT_METHOD, SELECTORS
+from flexcim_flow.common.options import Update
+from flexcim_flow.common.registry import Registry, UnknownNameError
+from flexcim_flow.layer.rule import SCORES
 
 __all__ = ["Plan", "PlanError", "read_plan"]
 
@@ -40,7 +43,7 @@ class Plan:
     ----------
     path : Path
         The file that it was read from.
-    method : Method
+    method : str
         Who chose the patterns at first. It decides which part of the calibration text is used.
     score, update : optional
         How the layers were pruned at first; None if the file does not say.
@@ -49,8 +52,8 @@ class Plan:
     """
 
     path: Path
-    method: Method
-    score: Score | None
+    method: str
+    score: str | None
     update: Update | None
     choices: dict[str, Choice]
 
@@ -88,7 +91,7 @@ class Plan:
         choices = {
             name: [str(choice.pattern), str(choice.cost), choice.reason] for name, choice in self.choices.items()
         }
-        said = [self.method.value, self.score and self.score.value, self.update and self.update.value, choices]
+        said = [self.method, self.score, self.update and self.update.value, choices]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
@@ -96,7 +99,7 @@ class Plan:
 
 
 def read_plan(path: str | os.PathLike[str]) -> Plan:
-    """Read what `flexcim_flow.prune.export.plan_document` made, perhaps edited.
+    """Read what `flexcim_flow.prune.report.plan_document` made, perhaps edited.
 
     Of a layer only ``pattern`` must be there.
 
@@ -116,8 +119,8 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
         raise PlanError(f'{path}: layers must be tables such as [layers."model.layers.0.fc1"], not {layers!r}')
     return Plan(
         path=path,
-        method=_option(path, document, "method", Method) or Method.MEASURED,
-        score=_option(path, document, "score", Score),
+        method=_named(path, document, "method", SELECTORS) or DEFAULT_METHOD,
+        score=_named(path, document, "score", SCORES),
         update=_option(path, document, "update", Update),
         choices={name: _choice(path, name, entry) for name, entry in layers.items()},
     )
@@ -161,6 +164,16 @@ def _pattern(where: str, text: Any) -> Pattern:
         raise PlanError(f"{where} {error}") from None
 
 
+def _named(path: Path, document: Mapping[str, Any], key: str, registry: Registry[Any]) -> str | None:
+    """The name of a registered thing that a key gives, if it is there."""
+    if key not in document:
+        return None
+    try:
+        return registry.check(document[key])
+    except UnknownNameError as error:
+        raise PlanError(f"{path}: {error}") from None
+
+
 def _option(path: Path, document: Mapping[str, Any], key: str, kind: type[_Option]) -> _Option | None:
     """The member of an enumeration that a key names, if it is there."""
     if key not in document:
@@ -169,7 +182,7 @@ def _option(path: Path, document: Mapping[str, Any], key: str, kind: type[_Optio
         return kind(document[key])
     except ValueError:
         known = ", ".join(member.value for member in kind)
-        raise PlanError(f"{path}: {key} must be of {known}, not {document[key]!r}") from None
+        raise PlanError(f"{path}: {key} must be one of {known}, not {document[key]!r}") from None
 
 
 def _check_keys(where: str, entries: Mapping[str, Any], known: Sequence[str]) -> None:

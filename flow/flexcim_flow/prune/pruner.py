@@ -5,36 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 from torch import Tensor
 
 from flexcim.files import new_folder
 from flexcim.packed.tiling import tile_layer
 from flexcim_flow.choice.budgets import pose
-from flexcim_flow.choice.paper import candidates
+from flexcim_flow.choice.evidence import Evidence, Selection
 from flexcim_flow.choice.problem import Choice, Problem, units_of
-from flexcim_flow.choice.search import Evidence, Selection, choose, fits_in_memory
-from flexcim_flow.choice.streamed import searched
 from flexcim_flow.common.journal import Journal
-from flexcim_flow.common.options import Method
 from flexcim_flow.common.quiet import quiet
+from flexcim_flow.common.steps import Progress, Steps
 from flexcim_flow.layer.quantization import activation_scale
 from flexcim_flow.layer.treatment import Numerics, prune_block
+from flexcim_flow.measure.stages import Meter
 from flexcim_flow.model.blocks import Block, LinearLayer
 from flexcim_flow.model.checkpoint import Checkpoint, load_checkpoint
 from flexcim_flow.passes.stream import BlockStream
 from flexcim_flow.prune.calibration import Calibration, calibrate, check_abilities
 from flexcim_flow.prune.recovery import recover
 from flexcim_flow.prune.request import PruneRequest
-from flexcim_flow.prune.result import PrunedLayer, PruneResult, quantized, quantized_dense
-from flexcim_flow.prune.stages import Meter
+from flexcim_flow.prune.result import Evaluations, PrunedLayer, PruneResult, quantized, quantized_dense
 from flexcim_flow.samples.text import check_unseen, read_text
+from flexcim_flow.samples.windows import EvaluationText, window_of
 
-__all__ = ["Progress", "problem_of", "prune"]
-
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called before each step with its name, the steps that are done, and the number of all steps."""
+__all__ = ["problem_of", "prune"]
 
 
 @quiet()
@@ -66,18 +62,22 @@ def prune(request: PruneRequest, *, progress: Progress | None = None, journal: J
     FlexCiMError
         If the checkpoint, a text or an option cannot be used; the message is one sentence.
     """
-    evaluation = None if request.evaluation is None else read_text(request.evaluation)
-    steps = _Steps(progress)
+    # Before the model, which takes longer: a text that is not there is told at once.
+    words = None if request.evaluation is None else read_text(request.evaluation)
+    steps = Steps(progress)
     steps.begin("loading the model")
     checkpoint = load_checkpoint(request.model, streamed=journal is not None, device=request.place)
-    check_abilities(request, checkpoint)
+    length = window_of(request.length, checkpoint)
+    check_abilities(request, checkpoint, length)
     problem = problem_of(request, checkpoint)
-    calibration = calibrate(request, checkpoint)
-    if evaluation is not None:
-        check_unseen(read_text(request.calibration), evaluation)
+    calibration = calibrate(request, checkpoint, length)
+    evaluation = None
+    if words is not None:
+        check_unseen(calibration.text, words)
+        evaluation = EvaluationText.of(words, checkpoint, length, request.stride)
     run = _Run(request, checkpoint, calibration, steps, journal)
     steps.total = run.length
-    meter = Meter(checkpoint, evaluation, calibration.length, request.stride, run.once, steps.begin)
+    meter = Meter(checkpoint, evaluation, run.once, steps.begin)
 
     meter.measure("dense")
     dense_scales = {} if evaluation is None else _scales(run)
@@ -102,27 +102,8 @@ def prune(request: PruneRequest, *, progress: Progress | None = None, journal: J
         selection=selection,
         recovery=losses,
         layers=layers,
-        evaluations=meter.evaluations,
+        evaluations=Evaluations(**meter.found) if meter.found else None,
     )
-
-
-class _Steps:
-    """Counts the steps of a run for whoever shows its progress."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress = progress
-        self._begun = 0
-        self.total = 1
-
-    def begin(self, name: str) -> None:
-        """Say that the next step begins."""
-        if self._progress is not None:
-            self._progress(name, self._begun, self.total)
-        self._begun += 1
-
-    def skip(self, steps: int) -> None:
-        """Count steps that an earlier process has taken."""
-        self._begun += steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +113,7 @@ class _Run:
     request: PruneRequest
     checkpoint: Checkpoint
     calibration: Calibration
-    steps: _Steps
+    steps: Steps
     journal: Journal | None
 
     @property
@@ -171,7 +152,7 @@ def problem_of(request: PruneRequest, checkpoint: Checkpoint) -> Problem | None:
         request.plan.check(checkpoint.name, names, request.config.patterns)
         return None
     assert request.budget is not None, "a request has a budget or a plan"
-    menu = candidates(request.config.patterns) if request.chooser is Method.PAPER else request.config.patterns
+    menu = request.selector.menu(request.config.patterns)
     return pose(units_of(shapes, by_block=request.by_block), menu, request.budget)
 
 
@@ -184,20 +165,15 @@ def _choose(run: _Run, problem: Problem | None) -> Selection | None:
     layers = {layer.name: layer for block in run.blocks for layer in block.layers}
     block_of = {layer.name: block for block in run.blocks for layer in block.layers}
     units = tuple(tuple(layers[name] for name in unit.layers) for unit in problem.units)
-    measuring = request.chooser is Method.MEASURED
+    selector = request.selector
 
     def select() -> dict[str, Any]:
-        samples = run.calibration.samples
-        watched = BlockStream(
-            run.checkpoint.model,
-            run.blocks,
-            searched(samples, units) if measuring else samples,
-            moments=measuring and fits_in_memory(problem, units),
-        )
+        model, samples = run.checkpoint.model, run.calibration.samples
+        needs = selector.needs(problem, units, samples)
         evidence = Evidence(
-            model=run.checkpoint.model,
+            model=model,
             units=units,
-            dense={} if request.chooser is Method.UNIFORM else watched.dense,
+            dense={} if needs is None else BlockStream(model, run.blocks, needs.samples, moments=needs.moments).dense,
             treatment=request.treatment,
             samples=samples,
             guard=run.calibration.guard,
@@ -207,7 +183,9 @@ def _choose(run: _Run, problem: Problem | None) -> Selection | None:
             once=run.once,
             loaded=lambda layer: block_of[layer.name].loaded(),
         )
-        return choose(request.chooser, problem, evidence).to_mapping()
+        selection = selector.choose(problem, evidence)
+        selection.check(request.chooser, problem)
+        return selection.to_mapping()
 
     return Selection.from_mapping(run.once("selection", select))
 
@@ -248,7 +226,8 @@ def _prune_blocks(run: _Run, choices: Mapping[str, Choice]) -> tuple[dict[str, N
 def _prune_block(run: _Run, stream: BlockStream, block: Block, choices: Mapping[str, Choice]) -> dict[str, Numerics]:
     """Prune a block on the inputs that it gets; its weights are then what they will be on disk."""
     treatment = run.request.treatment
-    found = prune_block(block, choices, treatment, stream.measure(moments=treatment.needs_moments))
+    patterns = {layer.name: choices[layer.name].pattern for layer in block.layers}
+    found = prune_block(block, patterns, treatment, stream.measure(moments=treatment.needs_moments))
     run.checkpoint.settle(block)
     return found
 

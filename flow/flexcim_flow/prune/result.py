@@ -15,9 +15,9 @@ from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern
 from flexcim.packed.tiling import LayerTiling
 from flexcim_flow.choice.budgets import SparsityBudget
+from flexcim_flow.choice.evidence import Selection
 from flexcim_flow.choice.problem import Choice
-from flexcim_flow.choice.search import Selection
-from flexcim_flow.common.options import Method
+from flexcim_flow.choice.selector import SELECTORS
 from flexcim_flow.common.quiet import quiet
 from flexcim_flow.layer.masks import kept_weights
 from flexcim_flow.layer.quantization import QuantizedLinear, quantize_weights
@@ -245,13 +245,13 @@ class PruneResult:
         return {name: torch.cat(parts)[:vectors].cpu().numpy() for name, parts in seen.items()}
 
 
-def overshoot(method: Method, target: float, chosen: float) -> str | None:
+def overshoot(method: str, target: float, chosen: float) -> str | None:
     """What to say where a method's patterns drop more than a hundredth of the weights beyond what was asked for.
 
     Parameters
     ----------
-    method : Method
-        The method.
+    method : str
+        Its name.
     target, chosen : float
         The sparsity that was asked for, and that of the patterns.
 
@@ -262,10 +262,8 @@ def overshoot(method: Method, target: float, chosen: float) -> str | None:
     """
     if chosen - target <= _OVERSHOOT:
         return None
-    why = "each layer or block has one of the menu's few patterns"
-    if method is Method.OWL:
-        why = "its patterns share one m, and it takes those nearest to the densities that it wants within the budget"
-    return f"{method.value} drops {chosen:.1%} of the weights, more than the {target:.1%} asked for, as {why}"
+    why = SELECTORS[method].overshoot
+    return f"{method} drops {chosen:.1%} of the weights, more than the {target:.1%} asked for, as {why}"
 
 
 @contextlib.contextmanager

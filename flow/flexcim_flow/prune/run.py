@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from flexcim_flow.common.journal import Journal
-from flexcim_flow.prune.export import ExportError, check_replaceable, write_result
-from flexcim_flow.prune.pruner import Progress, prune
+from flexcim_flow.common.journal import Journal, journalled
+from flexcim_flow.common.steps import Progress
+from flexcim_flow.prune.folder import FolderError, check_replaceable, write_result
+from flexcim_flow.prune.pruner import prune
 from flexcim_flow.prune.request import PruneRequest
 from flexcim_flow.prune.result import PruneResult
 
@@ -36,16 +37,12 @@ def prune_to(output: str | os.PathLike[str], request: PruneRequest, *, progress:
         with other options or inputs; the message is one sentence.
     """
     check_replaceable(output, request.model)
-    target = Path(output).resolve()
-    partial = target.with_name(f"{target.name}.partial")
-    facts = request.facts()
-    try:
-        with Journal(partial, facts) as journal:
-            result = prune(request, progress=progress, journal=journal)
-            if progress is not None:
-                progress("packing and writing", 1, 1)
-            write_result(output, result, journal)
-    except OSError as error:
-        kept = f"; what is finished is kept in {partial}" if partial.exists() else ""
-        raise ExportError(f"{output}: cannot be written ({error.strerror}){kept}") from None
-    return result
+
+    def work(journal: Journal, target: Path) -> PruneResult:
+        result = prune(request, progress=progress, journal=journal)
+        if progress is not None:
+            progress("packing and writing", 1, 1)
+        write_result(target, result, journal)
+        return result
+
+    return journalled(output, request.facts(), work, FolderError)

@@ -15,7 +15,7 @@ from flexcim_sim.build.simulators import check_tools
 from flexcim_sim.demo.instances import FULL, FULL_DENSE, SMALL, SMALL_DENSE, Instance, prepare
 from flexcim_sim.demo.markdown import CYCLES_PLOT, DENSITY_PLOT, markdown
 from flexcim_sim.demo.plots import cycles_figure, density_figure
-from flexcim_sim.demo.pruning import LayerSample, PrunedModel, PruneJob, prune_model
+from flexcim_sim.demo.pruning import LayerSample, PruneJob, PruneOutcome, prune_model
 from flexcim_sim.demo.report import Report, RtlReport, RunReport
 from flexcim_sim.demo.simulation import SimulationJob, simulate
 from flexcim_sim.workers import Job, Workers, workers
@@ -119,7 +119,7 @@ def _check_folder(folder: Path) -> None:
         raise DemoError(f"{error.filename}: cannot be written ({error.strerror})") from None
 
 
-def _prepare(options: Options, pool: Workers) -> tuple[dict[Instance, GeneratedVerilog], list[PrunedModel]]:
+def _prepare(options: Options, pool: Workers) -> tuple[dict[Instance, GeneratedVerilog], list[PruneOutcome]]:
     """Build the simulators and prune the models, which do not depend on each other; the longest jobs first."""
 
     def build(instance: Instance) -> Job:
@@ -147,7 +147,7 @@ def _prepare(options: Options, pool: Workers) -> tuple[dict[Instance, GeneratedV
 
 
 def _simulate(
-    options: Options, pool: Workers, verilogs: dict[Instance, GeneratedVerilog], models: Sequence[PrunedModel]
+    options: Options, pool: Workers, verilogs: dict[Instance, GeneratedVerilog], models: Sequence[PruneOutcome]
 ) -> list[RtlReport]:
     """Run the chosen layers, each on an instance and on the dense one of the same size."""
     smallest = min(models, key=lambda model: model.small.weights.size)
@@ -156,7 +156,7 @@ def _simulate(
     pairs = [(smallest, small, SMALL, SMALL_DENSE)]
     pairs += [(model, sample, FULL, FULL_DENSE) for model in models for sample in model.full]
 
-    def job(model: PrunedModel, sample: LayerSample, instance: Instance) -> Job:
+    def job(model: PruneOutcome, sample: LayerSample, instance: Instance) -> Job:
         name = f"{model.report.name}, {sample.packed.name}"
         folder = options.output / "simulations" / re.sub(r"[^\w.-]+", "-", f"{name}-{instance.label}")
         simulation = SimulationJob(sample=sample, instance=instance, verilog=verilogs[instance], folder=folder)

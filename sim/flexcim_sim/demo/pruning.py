@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern
 from flexcim.macro.cycles import program_cycles
-from flexcim.packed.folder import PackedLayer, write_packed
+from flexcim.packed.folder import write_packed
+from flexcim.packed.layer import PackedLayer
 from flexcim.packed.tiling import tile_layer
 from flexcim_sim.demo.report import LayerReport, ModelReport
 
 if TYPE_CHECKING:
     from flexcim_flow.prune.result import PrunedLayer, PruneResult
 
-__all__ = ["LayerSample", "PruneJob", "PrunedModel", "choose_layers", "prune_model", "smallest_layer"]
+__all__ = ["LayerSample", "PruneJob", "PruneOutcome", "choose_layers", "prune_model", "smallest_layer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,7 @@ class LayerSample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrunedModel:
+class PruneOutcome:
     """What is left of a pruned model when its job is done.
 
     Parameters
@@ -125,7 +126,7 @@ def smallest_layer(layers: Sequence[LayerReport]) -> LayerReport:
     return min(layers, key=lambda layer: (layer.outputs * layer.inputs, layer.m == 1))
 
 
-def prune_model(job: PruneJob) -> PrunedModel:
+def prune_model(job: PruneJob) -> PruneOutcome:
     """Prune a model, write it packed, and keep what the simulation needs.
 
     Raises
@@ -137,9 +138,9 @@ def prune_model(job: PruneJob) -> PrunedModel:
     import torch
 
     from flexcim_flow.choice.budgets import SparsityBudget
-    from flexcim_flow.common.options import Method, Score, Update
+    from flexcim_flow.common.options import Update
     from flexcim_flow.common.quiet import quiet
-    from flexcim_flow.prune.export import pack
+    from flexcim_flow.prune.packing import pack
     from flexcim_flow.prune.pruner import prune
     from flexcim_flow.prune.request import PruneRequest
 
@@ -152,8 +153,8 @@ def prune_model(job: PruneJob) -> PrunedModel:
         evaluation=job.heldout,
         config=job.config,
         budget=SparsityBudget(job.sparsity),
-        method=Method.PAPER,
-        score=Score.WANDA,
+        method="paper",
+        score="wanda",
         update=Update.NONE,
         seed=job.seed,
         device="cpu",
@@ -172,7 +173,7 @@ def prune_model(job: PruneJob) -> PrunedModel:
         weights = result.layer(name).integers()[0].numpy()
         return LayerSample(packed=by_name[name], weights=weights, activations=activations[name])
 
-    return PrunedModel(report=report, full=tuple(map(sample, full)), small=sample(small))
+    return PruneOutcome(report=report, full=tuple(map(sample, full)), small=sample(small))
 
 
 def _model_report(result: PruneResult, job: PruneJob) -> ModelReport:

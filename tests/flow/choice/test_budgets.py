@@ -14,7 +14,7 @@ from flexcim.macro.cycles import program_cycles
 from flexcim.macro.program import LoadStep, Program, RunStep, Step
 from flexcim.packed.tiling import tile_layer
 from flexcim_flow.choice.budgets import CycleBudget, SparsityBudget, StorageBudget, parse_budget, pose
-from flexcim_flow.choice.measured import select_cheapest
+from flexcim_flow.choice.knapsack import select_cheapest
 from flexcim_flow.choice.problem import SelectionError, Unit
 
 FLEXCIM, BOARD = PRESETS["flexcim"], PRESETS["board"]

@@ -12,10 +12,12 @@ from flexcim.config.macro import PRESETS
 from flexcim.config.pattern import Pattern
 from flexcim_flow.choice.budgets import SparsityBudget, pose
 from flexcim_flow.choice.divergence import Reference
-from flexcim_flow.choice.problem import Problem, units_of
+from flexcim_flow.choice.evidence import Evidence
+from flexcim_flow.choice.measured import MEASURED
+from flexcim_flow.choice.problem import Problem, undominated, units_of
 from flexcim_flow.choice.refinement import Bench
-from flexcim_flow.choice.search import Evidence, choose, default_granularity, undominated
-from flexcim_flow.common.options import Granularity, Method, Score, Update
+from flexcim_flow.choice.selector import SELECTORS
+from flexcim_flow.common.options import Update
 from flexcim_flow.layer.treatment import Treatment
 from flexcim_flow.model.blocks import find_blocks
 from flexcim_flow.passes.stream import BlockStream
@@ -33,7 +35,7 @@ def evidence():
         model=model,
         units=tuple((layer,) for block in blocks for layer in block.layers),
         dense=BlockStream(model, blocks, SAMPLES, moments=True).dense,
-        treatment=Treatment(Score.OBS, Update.LSQ),
+        treatment=Treatment("obs", Update.LSQ),
         samples=SAMPLES,
         guard=GUARD,
         steps=1,
@@ -45,19 +47,19 @@ def problem_of(evidence: Evidence, sparsity: float, menu: str = "flexcim") -> Pr
     return pose(units_of([("all", layers)], by_block=False), PRESETS[menu].patterns, SparsityBudget(sparsity))
 
 
-@pytest.mark.parametrize("method", Method)
+@pytest.mark.parametrize("method", SELECTORS.own)
 def test_every_method_keeps_the_budget(evidence, method):
     problem = problem_of(evidence, 0.6)
-    found = choose(method, problem, evidence)
+    found = SELECTORS[method].choose(problem, evidence)
     assert found.assignment.used <= problem.limit
     assert len(found.assignment.patterns) == len(evidence.units)
     assert found.assignment.used == problem.used([problem.patterns.index(p) for p in found.assignment.patterns])
-    assert bool(found.trials) == (method is Method.MEASURED)
+    assert bool(found.trials) == (method == "measured")
 
 
 def test_measuring_takes_what_diverges_least_and_leaves_the_model_dense(evidence):
     before = {name: tensor.clone() for name, tensor in evidence.model.state_dict().items()}
-    found = choose(Method.MEASURED, problem_of(evidence, 0.55), evidence)
+    found = MEASURED.choose(problem_of(evidence, 0.55), evidence)
     assert all(torch.equal(tensor, before[name]) for name, tensor in evidence.model.state_dict().items())
     assert found.assignment.method == min(found.trials, key=found.trials.__getitem__)
     assert {"knapsack", "refined 1"} <= set(found.trials)
@@ -77,10 +79,10 @@ def test_measuring_takes_what_diverges_least_and_leaves_the_model_dense(evidence
 
 def test_the_same_seed_chooses_the_same(evidence):
     problem = problem_of(evidence, 0.6)
-    first, again = (choose(Method.MEASURED, problem, evidence) for _ in range(2))
+    first, again = (MEASURED.choose(problem, evidence) for _ in range(2))
     assert first.assignment == again.assignment
     assert first.trials == again.trials
-    other = choose(Method.MEASURED, problem, replace(evidence, seed=5))
+    other = MEASURED.choose(problem, replace(evidence, seed=5))
     assert set(other.trials) - {"refined 1"} == set(first.trials) - {"refined 1"}
 
 
@@ -102,12 +104,10 @@ def test_blocks_have_a_pattern_each_if_asked_for():
         model=model,
         units=tuple(block.layers for block in blocks),
         dense=BlockStream(model, blocks, SAMPLES, moments=True).dense,
-        treatment=Treatment(Score.WANDA, Update.NONE),
+        treatment=Treatment("wanda", Update.NONE),
         samples=SAMPLES,
         guard=GUARD,
         steps=1,
     )
     problem = pose(units_of(named, by_block=True), PRESETS["flexcim"].patterns, SparsityBudget(0.6))
-    assert len(choose(Method.MEASURED, problem, evidence).assignment.patterns) == 3
-    assert default_granularity(Method.PAPER) is Granularity.BLOCK
-    assert default_granularity(Method.MEASURED) is Granularity.LAYER
+    assert len(MEASURED.choose(problem, evidence).assignment.patterns) == 3

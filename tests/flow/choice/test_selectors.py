@@ -10,8 +10,7 @@ import pytest
 from flexcim.config.macro import PRESETS
 from flexcim.config.pattern import Pattern
 from flexcim_flow.choice.budgets import SparsityBudget, pose
-from flexcim_flow.choice.knapsack import solve_knapsack
-from flexcim_flow.choice.measured import select_cheapest
+from flexcim_flow.choice.knapsack import select_cheapest, solve_knapsack
 from flexcim_flow.choice.owl import select_owl
 from flexcim_flow.choice.paper import CANDIDATES, UnitFacts, objective, select_paper
 from flexcim_flow.choice.problem import Assignment, Problem, SelectionError, Unit, units_of

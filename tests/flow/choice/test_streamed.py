@@ -9,14 +9,16 @@ import pytest
 import torch
 
 from flexcim.config.macro import PRESETS
-from flexcim_flow.choice import search as choosing
+from flexcim_flow.choice import measured
 from flexcim_flow.choice import streamed as streaming
 from flexcim_flow.choice.budgets import SparsityBudget, pose
-from flexcim_flow.choice.costs import COST_TOKENS
+from flexcim_flow.choice.evidence import Evidence
+from flexcim_flow.choice.measured import MEASURED, fits_in_memory
 from flexcim_flow.choice.problem import units_of
-from flexcim_flow.choice.search import JUDGED_TOKENS, Evidence, choose, fits_in_memory, measure_costs, set_up
-from flexcim_flow.choice.streamed import StreamedBench, bench_bytes, costed, first_tokens, searched
-from flexcim_flow.common.options import MEASURED_IMAGES, Method, Score, Search, Update
+from flexcim_flow.choice.search import measure_costs, set_up
+from flexcim_flow.choice.shares import searched
+from flexcim_flow.choice.streamed import StreamedBench, bench_bytes
+from flexcim_flow.common.options import Search, Update
 from flexcim_flow.common.quiet import quiet
 from flexcim_flow.layer.treatment import Treatment
 from flexcim_flow.model.blocks import find_blocks
@@ -63,7 +65,7 @@ def evidence_of(model, blocks, *, moments: bool = True) -> Evidence:
         model=model,
         units=units,
         dense=BlockStream(model, blocks, searched(samples, units), moments=moments).dense,
-        treatment=Treatment(Score.OBS, Update.LSQ),
+        treatment=Treatment("obs", Update.LSQ),
         samples=samples,
         guard=guard,
         mask=mask,
@@ -139,10 +141,10 @@ def test_what_does_not_fit_is_chosen_from_disk_and_chosen_alike(tmp_path, monkey
     folder = save_tiny(tmp_path, model)
     within = evidence_of(model, find_blocks(model))
     problem = problem_of(within)
-    expected = choose(Method.MEASURED, problem, within)
+    expected = MEASURED.choose(problem, within)
     assert expected.search is Search.IN_MEMORY
 
-    monkeypatch.setattr(choosing, "BENCH_BYTES", 1000)
+    monkeypatch.setattr(measured, "BENCH_BYTES", 1000)
     checkpoint = load_checkpoint(folder, streamed=True)
     block_of = {layer.name: block for block in checkpoint.blocks for layer in block.layers}
     noted: dict[str, object] = {}
@@ -155,7 +157,7 @@ def test_what_does_not_fit_is_chosen_from_disk_and_chosen_alike(tmp_path, monkey
         once=once,
         loaded=lambda layer: block_of[layer.name].loaded(),
     )
-    found = choose(Method.MEASURED, problem, evidence)
+    found = MEASURED.choose(problem, evidence)
     assert found.search is Search.STREAMED
     assert found.trials.keys() == expected.trials.keys()
     assert found.trials == {name: pytest.approx(nats, rel=1e-5) for name, nats in expected.trials.items()}
@@ -163,7 +165,7 @@ def test_what_does_not_fit_is_chosen_from_disk_and_chosen_alike(tmp_path, monkey
     assert set(noted) == {"curvature", "trials"}
     monkeypatch.setattr(StreamedBench, "divergences", lambda *arguments: pytest.fail("measured twice"))
     monkeypatch.setattr(StreamedBench, "loss_model", lambda *arguments: pytest.fail("measured twice"))
-    assert choose(Method.MEASURED, problem, evidence) == found
+    assert MEASURED.choose(problem, evidence) == found
 
 
 def test_what_a_bench_takes():
@@ -173,28 +175,3 @@ def test_what_a_bench_takes():
     squares = sum(layer.shape[1] ** 2 for (layer,) in evidence.units)
     assert bench_bytes(evidence.units, 5) == 4 * (7 * weights + squares)
     assert fits_in_memory(problem_of(evidence), evidence.units)
-
-
-def test_samples_that_are_enough_grow_with_the_widest_layer():
-    units = tuple((layer,) for block in find_blocks(tiny_llama()) for layer in block.layers)
-    widest = max(layer.shape[1] for (layer,) in units)
-    samples = torch.zeros(100, 32, dtype=torch.int64)
-    enough = searched(samples, units)
-    assert 8 * widest <= enough.numel() < 8 * widest + 32
-    assert len(searched(samples[:3], units)) == 3
-    images = torch.zeros(MEASURED_IMAGES + 5, 3, 4, 4)
-    assert len(searched(images, units)) == len(images)
-    assert len(first_tokens(images, 8)) == MEASURED_IMAGES
-
-
-def test_costs_and_judgements_grow_with_the_samples():
-    model = tiny_llama()
-    few = evidence_of(model, find_blocks(model))
-    assert len(costed(few.samples)) == -(-COST_TOKENS // 200)
-    assert len(few.judged) == len(few.guard)
-    many = replace(few, samples=torch.zeros(160, 200, dtype=torch.int64), guard=torch.zeros(90, 200, dtype=torch.int64))
-    assert len(costed(many.samples)) == 20
-    assert len(many.judged) == 30
-    assert len(replace(many, samples=many.samples[:8]).judged) == -(-JUDGED_TOKENS // 200)
-    images = torch.zeros(MEASURED_IMAGES + 5, 3, 4, 4)
-    assert len(costed(images)) == len(replace(few, samples=images, guard=images).judged) == MEASURED_IMAGES

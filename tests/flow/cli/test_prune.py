@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import ResNetConfig, ResNetForImageClassification
 
-import flexcim_flow.cli.prune
+import flexcim_flow.cli.options
 from flexcim.cli import main
 from flexcim_flow.cli.prune import _show_recovery
 from flexcim_flow.common.quiet import quiet
@@ -52,7 +52,7 @@ def test_pruning_prints_the_plan_and_writes_the_folder(model, text, tmp_path, ca
     assert out.count("model.layers.") == 21
     assert "obs masks, lsq update" in out
     assert re.search(r"^tried knapsack: \d\.\d{4} nats per token away from the dense model$", out, re.MULTILINE)
-    assert "asked for was sparsity of at least 60.00%" in out
+    assert "of these layers' weights are zero (asked for: sparsity of at least 60.00%)" in out
     assert "bits per byte: " in out
     assert out.endswith(f"written: {output}\n")
     assert sorted(path.name for path in output.iterdir()) == ["checkpoint", "packed", "plan.toml", "report.json"]
@@ -194,13 +194,43 @@ def test_bad_input_is_refused_in_one_sentence(model, text, tmp_path, capfd, monk
     foreign.mkdir()
     (foreign / "thesis.tex").touch()
     assert refused(capfd, model, "--sparsity", 0.5, "-o", foreign).endswith(
-        "foreign: holds 'thesis.tex', which is no result of flexcim prune, so it is not replaced"
+        "foreign: holds 'thesis.tex', which is no result of flexcim prune or nest, so it is not replaced"
     )
-    monkeypatch.setattr(flexcim_flow.cli.prune, "CALIBRATION_TEXT", tmp_path / "missing")
+    monkeypatch.setattr(flexcim_flow.cli.options, "CALIBRATION_TEXT", tmp_path / "missing")
     assert refused(capfd, model, *output) == (
         "--calibration must name a text, as there is none beside the installed package"
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["foreign"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--vectors", 5), "--vectors 5 has no effect without --budget cycles=SHARE"),
+        (("--stride", 16), "stride 16 has no effect without a text to evaluate on"),
+        (
+            ("--activation-percentile", 99),
+            "activation percentile 99.0 needs activations tensor, not token, which scales each token by its own "
+            "largest magnitude",
+        ),
+        (("--device", "meta"), "device meta cannot be used (it keeps the shapes of tensors, but no values)"),
+    ],
+)
+def test_an_option_without_effect_is_refused(options, message, model, text, tmp_path, capfd):
+    words = (model, "--sparsity", 0.5, "-o", tmp_path / "out", "--calibration", text)
+    assert refused(capfd, *words, *options) == message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_vectors_belong_to_a_budget_of_cycles(model, text, tmp_path, capfd):
+    words = (model, "-o", tmp_path / "out", "--calibration", text, "--vectors", 5)
+    assert refused(capfd, *words, "--budget", "bytes=0.7") == "--vectors 5 has no effect without --budget cycles=SHARE"
+    assert refused(capfd, *words, "--budget", "cycles=0.1").startswith(
+        "a share of 0.1 of the cycles is out of reach for 5 vectors on this macro, the nearest is "
+    )
+    assert refused(capfd, *words[:-1], 0, "--budget", "cycles=0.7") == (
+        "a budget of cycles needs at least one vector, not 0"
+    )
 
 
 def test_texts_that_are_empty_or_too_short_are_refused(model, text, tmp_path, capfd):

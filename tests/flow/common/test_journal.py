@@ -1,4 +1,4 @@
-"""The work folder of a run: one process at a time, and nothing asked twice. Kills are in test_flow_run."""
+"""The work folder of a run: one process at a time, and nothing asked twice. Kills are tested with the pruner's runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from flexcim.errors import FlexCiMError
 from flexcim_flow.common import journal as journals
-from flexcim_flow.common.journal import Journal, JournalError, file_facts, folder_facts
+from flexcim_flow.common.journal import Journal, JournalError, file_facts, folder_facts, journalled
 
 
 def test_two_processes_do_not_work_on_one_output(tmp_path):
@@ -94,3 +94,42 @@ def test_facts_change_with_the_files(tmp_path):
         file.write_text(text)
         seen |= {folder_facts(tmp_path), str(file_facts(file))}
     assert len(seen) == 5
+
+
+@pytest.mark.parametrize("facts", [{"a": 1, "b": None}, {"b": 1}, {}], ids=str)
+def test_a_run_of_another_command_or_version_is_not_mixed(facts, tmp_path):
+    end(tmp_path / "work", KeyboardInterrupt())
+    with pytest.raises(JournalError, match=r"work: holds an unfinished run of another command or version of flexcim; "):
+        Journal(tmp_path / "work", facts).__enter__()
+    assert (tmp_path / "work" / "notes" / "note.json").exists()
+
+
+# -- journalled --------------------------------------------------------------------------------------------------------
+
+
+def test_a_journalled_run_becomes_its_folder(tmp_path):
+    def work(journal, target):
+        assert journal.folder == tmp_path / "out.partial"
+        (journal.result / "text").write_text(journal.once("word", lambda: "done"))
+        journal.finish(target)
+        return 5
+
+    assert journalled(tmp_path / "out", {"a": 1}, work, FlexCiMError) == 5
+    assert (tmp_path / "out" / "text").read_text() == "done"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_disk_that_fails_is_told_with_what_is_kept(tmp_path):
+    def work(journal, target):
+        journal.once("word", lambda: "done")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(FlexCiMError) as error:
+        journalled(tmp_path / "out", {"a": 1}, work, FlexCiMError)
+    assert str(error.value) == (
+        f"{tmp_path}/out: cannot be written (No space left on device); "
+        f"what is finished is kept in {tmp_path}/out.partial"
+    )
+    (tmp_path / "file").touch()
+    with pytest.raises(FlexCiMError, match=r"file/out: cannot be written \(Not a directory\)$"):
+        journalled(tmp_path / "file" / "out", {"a": 1}, work, FlexCiMError)

@@ -7,8 +7,9 @@ from dataclasses import fields, replace
 import pytest
 
 from flexcim.config.pattern import Pattern
+from flexcim_flow.common.seeds import SeedError
+from flexcim_flow.common.setting import RequestError
 from flexcim_flow.nest.request import NestRequest
-from flexcim_flow.prune.request import RequestError
 
 
 @pytest.fixture
@@ -41,6 +42,11 @@ def test_what_means_nothing_is_refused(options, message):
     assert str(error.value) == message
 
 
+def test_a_seed_of_more_than_64_bits_is_refused():
+    with pytest.raises(SeedError, match=rf"^a seed must be between 0 and {2**64 - 1}, not {2**64}$"):
+        NestRequest(model="model", calibration="text", sparser="pruned", seed=2**64)
+
+
 def test_the_facts_tell_every_option_apart(request_for, tmp_path):
     for folder in ("other", "elsewhere/checkpoint", "elsewhere/packed"):
         (tmp_path / folder).mkdir(parents=True)
@@ -57,6 +63,7 @@ def test_the_facts_tell_every_option_apart(request_for, tmp_path):
         "rest": Pattern(2, 8),
         "share": 0.5,
         "seed": 1,
+        "device": "cpu:0",
     }
     assert changes.keys() == {field.name for field in fields(NestRequest)}
     facts = request_for.facts()

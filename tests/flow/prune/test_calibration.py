@@ -10,13 +10,16 @@ from safetensors.torch import save_file
 
 from flexcim.config.pattern import Pattern
 from flexcim_flow.choice.problem import Choice
-from flexcim_flow.common.options import Method
+from flexcim_flow.choice.selector import SELECTORS
 from flexcim_flow.common.quiet import quiet
-from flexcim_flow.model.checkpoint import load_checkpoint
-from flexcim_flow.prune.calibration import PruneError, calibrate, check_abilities
+from flexcim_flow.model.checkpoint import Checkpoint, load_checkpoint
+from flexcim_flow.prune import calibration
+from flexcim_flow.prune.calibration import Calibration, PruneError
 from flexcim_flow.prune.plan import Plan
 from flexcim_flow.prune.pruner import prune
-from flexcim_flow.samples.text import set_apart
+from flexcim_flow.prune.request import PruneRequest
+from flexcim_flow.samples.text import TextError, set_apart
+from flexcim_flow.samples.windows import window_of
 from tests.support.model_families import MASK, tiny_family, tiny_inputs
 from tests.support.prune_requests import asked
 from tests.support.tiny_models import TEXT, byte_tokenizer, save_tiny, tiny_llama
@@ -34,23 +37,32 @@ def folder(tmp_path_factory):
     return save_tiny(tmp_path_factory.mktemp("model"), tiny_llama())
 
 
+def calibrate(request: PruneRequest, checkpoint: Checkpoint) -> Calibration:
+    """What the pruner calibrates on."""
+    return calibration.calibrate(request, checkpoint, window_of(request.length, checkpoint))
+
+
+def check_abilities(request: PruneRequest, checkpoint: Checkpoint) -> None:
+    calibration.check_abilities(request, checkpoint, window_of(request.length, checkpoint))
+
+
 def test_measured_choices_and_their_plans_set_the_same_part_apart(folder, text):
     checkpoint = load_checkpoint(folder)
     options = {"calibration": text, "samples": 3, "length": 16, "seed": 2}
-    plans = {method: Plan(Path("p"), method, None, None, {"l": Choice(Pattern(1, 1), 0.0, "")}) for method in Method}
-    for method in Method:
+    for method in SELECTORS.own:
+        plan = Plan(Path("p"), method, None, None, {"l": Choice(Pattern(1, 1), 0.0, "")})
         chosen = calibrate(asked(folder, sparsity=0.5, method=method, **options), checkpoint)
-        planned = calibrate(asked(folder, plan=plans[method], **options), checkpoint)
+        planned = calibrate(asked(folder, plan=plan, **options), checkpoint)
         assert torch.equal(chosen.samples, planned.samples)
         assert chosen.samples.shape == (3, 16)
-        assert len(chosen.guard) == (3 if method is Method.MEASURED else 0)
+        assert len(chosen.guard) == (3 if method == "measured" else 0)
     whole = calibrate(asked(folder, sparsity=0.5, **options), checkpoint).tokens
     assert len(whole) == len(TEXT.encode())
     assert sum(map(len, set_apart(whole, 16))) == len(whole)
 
 
 def test_windows_longer_than_the_context_are_refused(folder, text):
-    with pytest.raises(PruneError, match=r"^length must be at most the 64 tokens that the model sees at once, not 65$"):
+    with pytest.raises(TextError, match=r"^length must be at most the 64 tokens that the model sees at once, not 65$"):
         prune(asked(folder, sparsity=0.5, calibration=text, length=65))
     checkpoint = load_checkpoint(folder)
     assert calibrate(asked(folder, sparsity=0.5, calibration=text, samples=1), checkpoint).samples.shape == (1, 64)
@@ -60,14 +72,14 @@ def test_tokens_that_the_model_does_not_know_are_refused(text, tmp_path):
     model = tiny_llama()
     model.resize_token_embeddings(200)
     folder = save_tiny(tmp_path, model)
-    with pytest.raises(PruneError, match=r"gives token 2\d\d, but the model has only 200$"):
+    with pytest.raises(TextError, match=r"gives token 2\d\d, but the model has only 200$"):
         prune(asked(folder, sparsity=0.5, calibration=text))
 
 
 def test_a_recovery_needs_one_token_more(folder, tmp_path):
     path = tmp_path / "short.txt"
     path.write_text(TEXT[:32].replace("–", "-"))
-    options = {"sparsity": 0.5, "method": Method.OWL, "calibration": path, "length": 32}
+    options = {"sparsity": 0.5, "method": "owl", "calibration": path, "length": 32}
     checkpoint = load_checkpoint(folder)
     assert len(calibrate(asked(folder, **options), checkpoint).samples)
     with pytest.raises(PruneError, match=r"^a recovery needs a calibration text of more than 32 tokens, not 32$"):
@@ -92,7 +104,7 @@ def test_what_a_masked_model_reads_is_masked(text, tmp_path):
     assert not (found.tokens == MASK).any()
     # Methods that compare nothing get such samples, too.
     assert torch.equal(
-        (calibrate(asked(tmp_path / "masked", method=Method.OWL, **options), masked).samples == MASK).sum(dim=1),
+        (calibrate(asked(tmp_path / "masked", method="owl", **options), masked).samples == MASK).sum(dim=1),
         torch.tensor([3, 3, 3]),
     )
 
@@ -103,7 +115,7 @@ def test_a_mask_that_the_model_does_not_know_is_refused(text, tmp_path):
         tokenizer = byte_tokenizer()
         tokenizer.add_special_tokens({"mask_token": "[MASK]"})
         tokenizer.save_pretrained(folder)
-    with pytest.raises(PruneError, match=r"^the tokenizer of bert gives token 256, but the model has only 256$"):
+    with pytest.raises(TextError, match=r"^the tokenizer of bert gives token 256, but the model has only 256$"):
         prune(asked(folder, sparsity=0.5, calibration=text, length=16))
 
 
@@ -123,7 +135,7 @@ def test_measuring_sets_images_apart(vit, tmp_path):
     every = torch.cat([found.samples, found.guard]).flatten(1).sum(dim=1).sort().values
     assert torch.equal(every, images.flatten(1).sum(dim=1).sort().values)
     assert len(calibrate(asked(vit, **options | {"samples": 1}), checkpoint).guard) == 1
-    others = calibrate(asked(vit, method=Method.PAPER, **options), checkpoint)
+    others = calibrate(asked(vit, method="paper", **options), checkpoint)
     assert (len(others.samples), len(others.guard)) == (17, 0)
 
 
@@ -147,7 +159,7 @@ def test_answers_that_are_no_probabilities_of_labels_are_not_compared(labels, ta
         r"other; use paper, uniform, owl$",
     ):
         check_abilities(asked(tmp_path / "vit", **options), checkpoint)
-    check_abilities(asked(tmp_path / "vit", method=Method.OWL, **options), checkpoint)
+    check_abilities(asked(tmp_path / "vit", method="owl", **options), checkpoint)
 
 
 def test_samples_of_one_token_predict_nothing_to_compare(folder, text):
@@ -158,25 +170,31 @@ def test_samples_of_one_token_predict_nothing_to_compare(folder, text):
         r"not 1; use paper, uniform, owl$",
     ):
         prune(asked(folder, **options))
-    assert prune(asked(folder, method=Method.UNIFORM, **options)).sparsity >= 0.5
+    assert prune(asked(folder, method="uniform", **options)).sparsity >= 0.5
 
 
 @pytest.mark.parametrize("samples", [10**9, 10**30])
 def test_samples_that_no_memory_holds_are_refused(samples, folder, text):
     with pytest.raises(
-        PruneError,
+        TextError,
         match=rf"^{samples} calibration samples of 32 tokens take at least \d+ GiB of memory, but this machine has \d+ "
         r"GiB; ask for fewer samples, or shorter ones$",
     ):
-        prune(asked(folder, sparsity=0.5, method=Method.UNIFORM, calibration=text, samples=samples, length=32))
+        prune(asked(folder, sparsity=0.5, method="uniform", calibration=text, samples=samples, length=32))
 
 
 def test_an_encoder_is_not_recovered(text, tmp_path):
     with quiet():
         checkpoint = load_checkpoint(save_tiny(tmp_path / "bert", tiny_family("bert")))
-    request = asked(tmp_path / "bert", sparsity=0.5, method=Method.OWL, calibration=text, recover=5)
+    request = asked(tmp_path / "bert", sparsity=0.5, method="owl", calibration=text, recover=5)
     with pytest.raises(
         PruneError,
         match=r"^bert does not predict the next token, so there is no loss to recover it by; recovery steps must be 0$",
     ):
         check_abilities(request, checkpoint)
+
+
+def test_images_have_no_length(vit, tmp_path):
+    request = asked(vit, sparsity=0.5, calibration=tmp_path / "images", length=32)
+    with pytest.raises(PruneError, match=r"^vit reads images, which have no tokens, so that a length has no effect$"):
+        check_abilities(request, load_checkpoint(vit))

@@ -11,15 +11,15 @@ from flexcim.config.macro import PRESETS
 from flexcim.config.pattern import Pattern
 from flexcim_flow.choice.budgets import StorageBudget
 from flexcim_flow.choice.problem import Choice
-from flexcim_flow.common.options import ActivationScale, Granularity, Method, Score, Update
+from flexcim_flow.choice.selector import SELECTORS
+from flexcim_flow.common.options import ActivationScale, Granularity, Update
 from flexcim_flow.common.seeds import SeedError
-from flexcim_flow.compare.comparison import ComparisonError, ComparisonRequest, ways_of
-from flexcim_flow.nest.request import NestRequest
+from flexcim_flow.common.setting import DeviceError, RequestError
 from flexcim_flow.prune.plan import Plan
-from flexcim_flow.prune.request import DeviceError, PruneRequest, RequestError
+from flexcim_flow.prune.request import PruneRequest
 from tests.support.prune_requests import asked
 
-PLAN = Plan(Path("plan.toml"), Method.PAPER, Score.RIA, None, {"layer": Choice(Pattern(2, 4), 0.5, "so")})
+PLAN = Plan(Path("plan.toml"), "paper", "ria", None, {"layer": Choice(Pattern(2, 4), 0.5, "so")})
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def request_for(tmp_path):
             "a plan names the pattern of each layer, so that it excludes a budget",
         ),
         (
-            {"plan": PLAN, "method": Method.MEASURED},
+            {"plan": PLAN, "method": "measured"},
             "a plan names the pattern of each layer, so that it excludes a method",
         ),
         (
@@ -74,14 +74,6 @@ def test_seeds_of_more_than_64_bits_are_refused():
     message = rf"^a seed must be between 0 and {2**64 - 1}, not {2**64}$"
     with pytest.raises(SeedError, match=message):
         asked(Path("model"), calibration=Path("text"), sparsity=0.5, seed=2**64)
-    with pytest.raises(SeedError, match=message):
-        NestRequest(model="model", calibration="text", sparser="pruned", seed=2**64)
-
-
-def test_a_comparison_needs_a_text():
-    ways = ways_of([Method.UNIFORM], [], None, [0.5], [0])
-    with pytest.raises(ComparisonError, match=r"^a comparison needs a text to evaluate on$"):
-        ComparisonRequest(model="model", calibration="text", ways=ways)
 
 
 def test_defaults_follow_the_method_and_the_plan():
@@ -89,13 +81,11 @@ def test_defaults_follow_the_method_and_the_plan():
         return str(asked(Path("model"), calibration=Path("text"), **options).treatment)
 
     assert treatment(sparsity=0.5) == "obs masks, lsq update"
-    assert treatment(sparsity=0.5, method=Method.OWL) == "wanda masks, no update"
+    assert treatment(sparsity=0.5, method="owl") == "wanda masks, no update"
     assert treatment(plan=PLAN) == "ria masks, lsq update"
-    assert treatment(plan=PLAN, score=Score.OBS, update=Update.OBS) == "obs masks, obs update"
-    by_block = {
-        method: asked(Path("m"), sparsity=0.5, calibration=Path("t"), method=method).by_block for method in Method
-    }
-    assert [method for method, shared in by_block.items() if shared] == [Method.PAPER]
+    assert treatment(plan=PLAN, score="obs", update=Update.OBS) == "obs masks, obs update"
+    requests = [asked(Path("m"), sparsity=0.5, calibration=Path("t"), method=method) for method in SELECTORS.own]
+    assert [request.chooser for request in requests if request.by_block] == ["paper"]
 
 
 def test_a_device_that_is_not_there_is_named(request_for):
@@ -116,15 +106,15 @@ def test_the_facts_tell_every_option_apart(request_for, tmp_path):
         "stride": 3,
         "budget": StorageBudget(0.5, PRESETS["board"]),
         "plan": PLAN,
-        "method": Method.OWL,
+        "method": "owl",
         "granularity": Granularity.BLOCK,
-        "score": Score.RIA,
+        "score": "ria",
         "update": Update.NONE,
         "seed": 1,
         "recover": 2,
         "activations": ActivationScale.TENSOR,
         "activation_percentile": 99.0,
-        "device": "meta",
+        "device": "cpu:0",
     }
     assert changes.keys() == {field.name for field in fields(PruneRequest)}
     facts = request_for.facts()
@@ -142,7 +132,7 @@ def test_every_word_of_a_plan_counts():
     sums = {PLAN.checksum()}
     for choice in (Choice(Pattern(1, 4), 0.5, "so"), Choice(Pattern(2, 4), 0.25, "so"), Choice(Pattern(2, 4), 0.5, "")):
         sums.add(replace(PLAN, choices={"layer": choice}).checksum())
-    sums.add(replace(PLAN, method=Method.MEASURED).checksum())
+    sums.add(replace(PLAN, method="measured").checksum())
     sums.add(replace(PLAN, update=Update.LSQ).checksum())
     assert len(sums) == 6
     assert replace(PLAN, path=Path("elsewhere")).checksum() == PLAN.checksum()

@@ -21,8 +21,9 @@ from flexcim.packed.folder import read_packed
 from flexcim_flow.choice import search as choosing
 from flexcim_flow.choice.problem import SelectionError
 from flexcim_flow.common.journal import JournalError
-from flexcim_flow.common.options import ActivationScale, Method, Update
+from flexcim_flow.common.options import ActivationScale, Update
 from flexcim_flow.common.quiet import quiet
+from flexcim_flow.common.setting import DeviceError
 from flexcim_flow.layer.masks import nm_mask
 from flexcim_flow.layer.quantization import quantize_weights
 from flexcim_flow.measure.evaluation import evaluate
@@ -30,9 +31,8 @@ from flexcim_flow.model import checkpoint
 from flexcim_flow.model.blocks import find_blocks
 from flexcim_flow.model.weights import Weights
 from flexcim_flow.prune import pruner
-from flexcim_flow.prune.export import ExportError, write_result
+from flexcim_flow.prune.folder import FolderError, write_result
 from flexcim_flow.prune.pruner import prune
-from flexcim_flow.prune.request import DeviceError
 from flexcim_flow.prune.run import prune_to
 from flexcim_flow.samples.text import tokenize
 from tests.support.model_families import tiny_family, tiny_inputs
@@ -44,7 +44,7 @@ OPTIONS: dict[str, Any] = {
     "sparsity": 0.5,
     "samples": 3,
     "length": 24,
-    "method": Method.PAPER,
+    "method": "paper",
     "update": Update.LSQ,
 }
 
@@ -74,7 +74,7 @@ def contents(folder) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.parametrize("method", [Method.PAPER, Method.MEASURED])
+@pytest.mark.parametrize("method", ["paper", "measured"])
 def test_a_run_from_disk_to_disk_gives_the_same_bytes_as_one_in_memory(method, folder, text, other, tmp_path):
     options = OPTIONS | {"method": method, "calibration": text, "evaluation": other}
     write_result(tmp_path / "whole", prune(asked(folder, **options)))
@@ -132,7 +132,7 @@ from typing import Any
 import torch
 torch.set_num_threads(1)
 import flexcim_flow.model.checkpoint
-from flexcim_flow.common.options import Method, Update
+from flexcim_flow.common.options import Update
 from flexcim_flow.prune.run import prune_to
 from tests.support.prune_requests import asked
 
@@ -153,7 +153,7 @@ def run(die_at, after):
                 os.kill(os.getpid(), signal.SIGKILL)
         return call
     os.replace, os.rename = counted(os.replace), counted(os.rename)
-    options = dict(sparsity=0.5, samples=3, length=24, method=Method(method), update=Update.LSQ, recover=int(recover))
+    options = dict(sparsity=0.5, samples=3, length=24, method=method, update=Update.LSQ, recover=int(recover))
     prune_to(output, asked(model, calibration=text, evaluation=other, **options))
 
 killed = 0
@@ -193,7 +193,7 @@ print(killed)
 
 @pytest.mark.parametrize(
     ("seed", "single", "method", "recover"),
-    [(1, 1 << 30, Method.PAPER, 0), (2, 0, Method.MEASURED, 0), (3, 1 << 30, Method.PAPER, 3), (4, 0, Method.PAPER, 3)],
+    [(1, 1 << 30, "paper", 0), (2, 0, "measured", 0), (3, 1 << 30, "paper", 3), (4, 0, "paper", 3)],
     ids=["one file", "shards", "one file, recovered", "shards, recovered"],
 )
 def test_a_run_that_is_killed_at_any_point_gives_the_same_bytes_in_the_end(
@@ -209,7 +209,7 @@ def test_a_run_that_is_killed_at_any_point_gives_the_same_bytes_in_the_end(
         # An earlier result, of other options, that is to be replaced.
         prune_to(output, asked(folder, **options | {"sparsity": 0.25, "samples": 2, "length": 16}))
     words = [sys.executable, "-c", VICTIMS]
-    words += map(str, (output, folder, text, other, method.value, recover, seed, single))
+    words += map(str, (output, folder, text, other, method, recover, seed, single))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
@@ -403,7 +403,7 @@ def test_a_full_disk_is_told_in_one_sentence_and_nothing_is_half_written(limit, 
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
         with pytest.raises(
-            ExportError, match=r"out: cannot be written \(File too large\); what is finished is kept in"
+            FolderError, match=r"out: cannot be written \(File too large\); what is finished is kept in"
         ):
             prune_to(tmp_path / "out", asked(folder, calibration=text, **OPTIONS))
     finally:
@@ -435,7 +435,7 @@ def test_an_expert_that_no_token_reaches_is_pruned_by_magnitude_and_it_is_said(t
 
 def test_what_does_not_fit_in_memory_is_streamed_and_the_report_says_so(text, other, tmp_path, monkeypatch):
     folder = save_tiny(tmp_path / "model", tiny_llama(), torch.float16)
-    options = OPTIONS | {"method": Method.MEASURED, "calibration": text, "evaluation": other}
+    options = OPTIONS | {"method": "measured", "calibration": text, "evaluation": other}
     prune_to(tmp_path / "whole", asked(folder, **options))
     monkeypatch.setattr(choosing, "BENCH_BYTES", 1000)
     prune_to(tmp_path / "streamed", asked(folder, **options))

@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flexcim_flow.common.options import Method
 from flexcim_flow.prune.pruner import prune
 from flexcim_flow.prune.run import prune_to
 from tests.support.prune_requests import asked
@@ -34,7 +33,7 @@ def test_quality_falls_with_sparsity_and_survives_int8(model, heldout):
                 sparsity=sparsity,
                 calibration=MODELS / "text" / "calibration.txt",
                 evaluation=heldout,
-                method=Method.PAPER,
+                method="paper",
                 samples=4,
             )
         )
@@ -66,7 +65,7 @@ def test_updated_and_chosen_by_their_costs_models_lose_far_less(model, heldout):
                 samples=4,
             )
         )
-        for method in (Method.MEASURED, Method.PAPER)
+        for method in ("measured", "paper")
     )
     assert measured.sparsity >= 0.6
     assert measured.evaluations is not None
@@ -81,7 +80,7 @@ def test_conv_and_scan_of_mamba2_stay_as_they_are(tmp_path):
         MODELS / "mamba2-kjv",
         sparsity=0.6,
         calibration=MODELS / "text" / "calibration.txt",
-        method=Method.UNIFORM,
+        method="uniform",
         samples=2,
     )
     prune_to(tmp_path / "out", request)

@@ -12,7 +12,7 @@ from flexcim.config.pattern import Pattern
 from flexcim.packed.tiling import tile_layer
 from flexcim_sim.bench.benches.macro import MacroBench
 from flexcim_sim.bench.played.job import LAYER_FILE, LAYER_RESULT_FILE, bench_test
-from flexcim_sim.bench.stimuli.layer import layer_outputs, layer_stimulus
+from flexcim_sim.bench.stimuli.layer import layer_stimulus, outputs_of_beats
 
 
 @bench_test
@@ -27,7 +27,7 @@ async def layer(bench: MacroBench, rng: Generator) -> None:
     played = await bench.play(layer_stimulus(tiling, weights, offsets, activations), strict=False)
     np.savez(
         LAYER_RESULT_FILE,
-        outputs=layer_outputs(tiling, len(activations), played.payloads),
+        outputs=outputs_of_beats(tiling, len(activations), played.payloads),
         cycles=played.cycles,
         predicted=played.predicted,
     )

@@ -12,7 +12,7 @@ from flexcim.packed.cells import tile_activations
 from flexcim.packed.tiling import LayerTiling
 from flexcim_sim.bench.stimuli.macro import Image, Stimulus
 
-__all__ = ["layer_outputs", "layer_stimulus"]
+__all__ = ["layer_stimulus", "outputs_of_beats"]
 
 
 def layer_stimulus(
@@ -45,7 +45,7 @@ def layer_stimulus(
     return stimulus
 
 
-def layer_outputs(tiling: LayerTiling, vectors: int, payloads: Sequence[int]) -> NDArray[np.int32]:
+def outputs_of_beats(tiling: LayerTiling, vectors: int, payloads: Sequence[int]) -> NDArray[np.int32]:
     """A layer's outputs, int32 [V, outputs], from all beats of the result stream."""
     elements, _ = result_elements(tiling.config, payloads)
     outputs = np.zeros((vectors, tiling.output_tiles * tiling.tile_outputs), np.int32)

@@ -1,4 +1,4 @@
-"""The stages of a run on its evaluation text: dense, pruned, recovered, and in the macro's integers."""
+"""The stages of a run on its evaluation text: dense, pruned, under either plan, and in the macro's integers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 from flexcim_flow.measure.evaluation import Evaluation, evaluate_blocks
 from flexcim_flow.model.blocks import Block
 from flexcim_flow.model.checkpoint import Checkpoint
-from flexcim_flow.prune.calibration import tokens_of
-from flexcim_flow.prune.result import Evaluations
+from flexcim_flow.samples.windows import EvaluationText
 
 __all__ = ["Meter"]
 
@@ -22,31 +21,31 @@ class Meter:
     ----------
     checkpoint : Checkpoint
         The model, whatever is done to it between the stages.
-    text : str or None
-        The text.
-    length, stride : int
-        Windows, as in `flexcim_flow.measure.evaluation.evaluate`; the stride may be None.
+    text : EvaluationText or None
+        The text, in the model's tokens.
     once : callable
         `Journal.once`, so that no stage is measured twice.
     begin : callable
         Told the name of each measurement before it begins.
+
+    Attributes
+    ----------
+    found : dict
+        What was measured, by the stage's name, in order.
     """
 
     def __init__(
         self,
         checkpoint: Checkpoint,
-        text: str | None,
-        length: int,
-        stride: int | None,
+        text: EvaluationText | None,
         once: Callable[[str, Callable[[], Any]], Any],
         begin: Callable[[str], None],
     ) -> None:
         self._checkpoint = checkpoint
         self._text = text
-        self._windows = length, stride
         self._once = once
         self._begin = begin
-        self._found: dict[str, Evaluation] = {}
+        self.found: dict[str, Evaluation] = {}
 
     def measure(
         self, stage: str, during: Callable[[Block], AbstractContextManager[None]] = lambda block: nullcontext()
@@ -56,22 +55,15 @@ class Meter:
         Parameters
         ----------
         stage : str
-            A field of `Evaluations`.
+            Its name, such as ``dense_quantized``.
         during : callable, optional
             Gives a context that is open while a block, which is loaded, runs.
         """
-        if self._text is None:
+        text = self._text
+        if text is None:
             return
         self._begin(f"evaluating the {stage.replace('_', ', ')} model")
         model, blocks = self._checkpoint.model, self._checkpoint.blocks
-        tokens, size = tokens_of(self._text, self._checkpoint), len(self._text.encode())
-        found = self._once(
-            f"evaluation-{stage}",
-            lambda: evaluate_blocks(model, blocks, tokens, size, *self._windows, during).to_mapping(),
-        )
-        self._found[stage] = Evaluation.from_mapping(found)
-
-    @property
-    def evaluations(self) -> Evaluations | None:
-        """All stages; None without a text."""
-        return Evaluations(**self._found) if self._found else None
+        windows = text.tokens, text.size, text.length, text.stride
+        found = self._once(f"evaluation-{stage}", lambda: evaluate_blocks(model, blocks, *windows, during).to_mapping())
+        self.found[stage] = Evaluation.from_mapping(found)
