@@ -19,6 +19,10 @@ PAGES = {
 }
 
 SLOW = {
+    "how-to/compare-pruners.md": "prunes a shipped model twice, and measures it",
+    "how-to/prune-options.md": "prunes a shipped model seven times",
+    "how-to/two-plans.md": "prunes a shipped model three times, and gives it a second plan",
+    "tutorial/prune-your-model.md": "prunes a shipped model as one would, with everything that comes after it",
     "how-to/add-a-parameter.md": "runs the bench on a changed macro, twice",
     "how-to/read-the-coverage.md": "runs the bench three times, once until all is covered",
 }
@@ -27,7 +31,9 @@ SLOW = {
 CHANGES = {"how-to/add-a-parameter.md", "how-to/add-a-preset.md"}
 """Pages that change the checkout."""
 
-NOT_RUN: dict[tuple[str, str], str] = {}
+NOT_RUN = {
+    ("how-to/two-plans.md", "inputs       0  1  2  3  4  5  6  7"): "a drawing",
+}
 """Blocks that are not run, by page and first line, each with the reason."""
 
 ENVIRONMENT = MappingProxyType({"FLEXCIM_BUILD": str(ROOT / "build")})

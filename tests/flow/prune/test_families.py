@@ -8,7 +8,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from flexcim.config.pattern import Pattern
-from flexcim_flow.choice import search as choosing
+from flexcim_flow.choice import measured
 from flexcim_flow.choice.streamed import BENCH_BYTES
 from flexcim_flow.common.options import Search
 from flexcim_flow.common.quiet import quiet
@@ -171,7 +171,7 @@ def contents(folder) -> dict[str, bytes]:
 def test_flow_keeps_what_an_encoder_predicts(encoder, monkeypatch):
     assert encoder.chooser == "measured"
     within = tried(prune(encoder), Search.IN_MEMORY)
-    monkeypatch.setattr(choosing, "BENCH_BYTES", 1000)
+    monkeypatch.setattr(measured, "BENCH_BYTES", 1000)
     streamed = tried(prune(encoder), Search.STREAMED)
     # What both tried is as far from the dense model in both.
     assert streamed == {name: pytest.approx(within[name], rel=1e-4) for name in streamed}
@@ -190,7 +190,7 @@ def tried(result, search: Search) -> dict[str, float]:
 
 @pytest.mark.parametrize("limit", [BENCH_BYTES, 1000], ids=["in memory", "streamed"])
 def test_an_interrupted_run_on_an_encoder_gives_the_same_bytes(encoder, limit, tmp_path, monkeypatch):
-    monkeypatch.setattr(choosing, "BENCH_BYTES", limit)
+    monkeypatch.setattr(measured, "BENCH_BYTES", limit)
     prune_to(tmp_path / "whole", encoder)
 
     def interrupt(name: str, done: int, total: int) -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from flexcim.packed.cells import unpack_layer
 from flexcim.packed.folder import read_packed
-from flexcim_flow.choice import search as choosing
+from flexcim_flow.choice import measured
 from flexcim_flow.choice.problem import SelectionError
 from flexcim_flow.common.journal import JournalError
 from flexcim_flow.common.options import ActivationScale, Update
@@ -437,7 +437,7 @@ def test_what_does_not_fit_in_memory_is_streamed_and_the_report_says_so(text, ot
     folder = save_tiny(tmp_path / "model", tiny_llama(), torch.float16)
     options = OPTIONS | {"method": "measured", "calibration": text, "evaluation": other}
     prune_to(tmp_path / "whole", asked(folder, **options))
-    monkeypatch.setattr(choosing, "BENCH_BYTES", 1000)
+    monkeypatch.setattr(measured, "BENCH_BYTES", 1000)
     prune_to(tmp_path / "streamed", asked(folder, **options))
     whole, streamed = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("whole", "streamed"))
     assert (whole["search"], streamed["search"]) == ("in memory", "streamed")
