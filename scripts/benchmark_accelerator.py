@@ -30,7 +30,8 @@ from flexcim.config.accelerator import ACCELERATOR_PRESETS, AcceleratorConfig
 from flexcim.config.macro import PRESETS, ceil_div
 from flexcim.config.pattern import Pattern
 from flexcim.packed.cells import pack_layer
-from flexcim.packed.folder import PackedLayer, PackedModel
+from flexcim.packed.layer import PackedLayer
+from flexcim.packed.model import PackedModel
 from flexcim.packed.tiling import LayerTiling
 from flexcim_hw.verilog.accelerator import generate_accelerator
 from flexcim_sim.build.library import build_accelerator_library

@@ -14,7 +14,8 @@ from flexcim.config.accelerator import AcceleratorConfig
 from flexcim.config.pattern import Pattern, union
 from flexcim.errors import FlexCiMError
 from flexcim.packed.cells import pack_layer, unpack_layer, unpack_parts
-from flexcim.packed.folder import PackedLayer, PackedModel
+from flexcim.packed.layer import PackedLayer
+from flexcim.packed.model import PackedModel
 
 __all__ = ["LayerShape", "compile_model", "layer_cells", "layer_shapes", "pattern_on", "patterns_on"]
 

@@ -17,7 +17,8 @@ from flexcim.compiler.model import layer_cells
 from flexcim.config.accelerator import AcceleratorConfig
 from flexcim.config.macro import ceil_div
 from flexcim.files import check_writable, new_folder
-from flexcim.packed.folder import PackedLayer, PackedModel
+from flexcim.packed.layer import PackedLayer
+from flexcim.packed.model import PackedModel
 
 __all__ = ["SCHEDULE", "check_compiled", "write_compiled"]
 

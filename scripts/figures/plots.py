@@ -53,9 +53,7 @@ def read_choice() -> list[ChoiceRow]:
     lines = [line for line in CHOICE.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     rows = []
     for row in csv.DictReader(lines):
-        shares = {
-            name: (float(row[name]), float(row[f"{name}_least"]), float(row[f"{name}_most"])) for name in OTHERS
-        }
+        shares = {name: (float(row[name]), float(row[f"{name}_least"]), float(row[f"{name}_most"])) for name in OTHERS}
         rows.append(ChoiceRow(row["menu"], row["model"], int(row["sparsity_percent"]), shares))
     return rows
 

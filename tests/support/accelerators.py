@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flexcim.accelerator.cycles import NextCycle
 from flexcim.accelerator.instructions import AcceleratorProgram, RunTiles
+from flexcim.accelerator.stream_cycles import NextCycle
 from flexcim.config.accelerator import AcceleratorConfig
 from flexcim.config.macro import MacroConfig
 from flexcim_hw.accelerator.accelerator import AcceleratorCore

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flexcim.config.pattern import Pattern
 from flexcim.errors import FlexCiMError
-from flexcim.packed.folder import PackedModel
+from flexcim.packed.model import PackedModel
 from flexcim.packed.plans import NestedPlan
 from flexcim.packed.tiling import LayerTiling, tile_layer
 from flexcim_flow.layer.quantization import QuantizedLinear

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from flexcim.packed.cells import pack_layer
-from flexcim.packed.folder import PackedLayer, PackedModel
+from flexcim.packed.layer import PackedLayer
+from flexcim.packed.model import PackedModel
 from flexcim.packed.plans import NestedPlan
 from flexcim_flow.nest.layers import NestedLayer
 from flexcim_flow.nest.result import NestedResult

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from flexcim.packed.folder import PackedModel
+from flexcim.packed.model import PackedModel
 from flexcim.packed.plans import NestedPlan
 from flexcim_flow.measure.evaluation import Evaluation
 from flexcim_flow.model.checkpoint import Checkpoint

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import groupby
-from typing import Generic, TypeVar, overload
+from typing import TypeVar
 
 from flexcim.packed.cells import pack_layer
-from flexcim.packed.folder import PackedLayer, PackedModel
+from flexcim.packed.layer import LayerSource, LazyLayers, PackedLayer
+from flexcim.packed.model import PackedModel
 from flexcim_flow.model.blocks import Block
 from flexcim_flow.prune.result import PrunedLayer, PruneResult
 
 __all__ = ["PackedOnDemand", "pack", "pack_one"]
 
-_Layer = TypeVar("_Layer")
+_Layer = TypeVar("_Layer", bound=LayerSource)
 
 
-class PackedOnDemand(Sequence[PackedLayer], Generic[_Layer]):
+class PackedOnDemand(LazyLayers[_Layer]):
     """Layers, each of which is packed when it is asked for.
 
     Parameters
@@ -36,22 +37,11 @@ class PackedOnDemand(Sequence[PackedLayer], Generic[_Layer]):
         pack: Callable[[_Layer], PackedLayer],
         blocks: Callable[[_Layer], tuple[Block, ...]],
     ) -> None:
-        self._layers, self._pack, self._blocks = layers, pack, blocks
+        super().__init__(layers)
+        self._pack, self._blocks = pack, blocks
 
-    def __len__(self) -> int:
-        return len(self._layers)
-
-    @overload
-    def __getitem__(self, index: int) -> PackedLayer: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[PackedLayer]: ...
-    def __getitem__(self, index: int | slice) -> PackedLayer | Sequence[PackedLayer]:
-        if isinstance(index, slice):
-            return PackedOnDemand(self._layers[index], self._pack, self._blocks)
-        return next(iter(PackedOnDemand([self._layers[index]], self._pack, self._blocks)))
-
-    def __iter__(self) -> Iterator[PackedLayer]:
-        for blocks, layers in groupby(self._layers, key=self._blocks):
+    def make(self, sources: Sequence[_Layer]) -> Iterator[PackedLayer]:
+        for blocks, layers in groupby(sources, key=self._blocks):
             with ExitStack() as stack:
                 for block in blocks:
                     stack.enter_context(block.loaded())

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern
 from flexcim.macro.cycles import program_cycles
-from flexcim.packed.folder import PackedLayer, write_packed
+from flexcim.packed.folder import write_packed
+from flexcim.packed.layer import PackedLayer
 from flexcim.packed.tiling import tile_layer
 from flexcim_sim.demo.report import LayerReport, ModelReport
 

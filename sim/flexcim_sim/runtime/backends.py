@@ -14,7 +14,8 @@ from flexcim.compiler.model import LayerShape, layer_cells, layer_shapes
 from flexcim.config.accelerator import AcceleratorConfig
 from flexcim.errors import FlexCiMError
 from flexcim.packed.cells import unpack_layer
-from flexcim.packed.folder import PackedLayer, PackedModel
+from flexcim.packed.layer import PackedLayer
+from flexcim.packed.model import PackedModel
 from flexcim_sim.golden.accelerator import GoldenAccelerator, WordStream
 from flexcim_sim.runtime.driver import SimulatedAccelerator
 

@@ -21,7 +21,8 @@ from transformers import (
 from transformers.utils import logging
 
 from flexcim.errors import FlexCiMError
-from flexcim.packed.folder import PackedModel, read_pruned
+from flexcim.packed.folder import read_pruned
+from flexcim.packed.model import PackedModel
 from flexcim_sim.runtime.backends import Backend
 
 __all__ = ["BackendLinear", "PrunedModel", "RuntimeModelError", "load_pruned"]

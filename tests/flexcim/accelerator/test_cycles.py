@@ -1,6 +1,6 @@
 """The accelerator's cycle model: its figures against the limits of the macro and of the buses, and what it refuses.
 
-That it equals the RTL, with and without stalls, is tested in test_accelerator.py and test_accelerator_bench.py.
+That it equals the RTL, with and without stalls, is tested in tests/hw/accelerator and tests/sim/bench.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flexcim.accelerator.cycles import AcceleratorTiming, stall_pattern
+from flexcim.accelerator.cycles import AcceleratorTiming
 from flexcim.accelerator.instructions import AcceleratorProgram, LoadTile, Loop, RunTiles
+from flexcim.accelerator.stream_cycles import stall_pattern
 from flexcim.compiler.layer import compile_layer
 from flexcim.config.accelerator import ACCELERATOR_PRESETS
 from flexcim.config.pattern import Pattern
@@ -112,13 +113,6 @@ def test_pauses_are_counted_by_the_stream_that_makes_them():
         assert getattr(seldom, f"{field}_stalls") > getattr(never, f"{field}_stalls") + 20
         assert seldom.cycles > never.cycles
         assert seldom.issue_cycles == never.issue_cycles
-
-
-def test_a_stall_pattern_repeats_itself():
-    goes = stall_pattern([False, True, False, False, True])
-    assert [goes(cycle) for cycle in range(12)] == [1, 1, 4, 4, 4, 6, 6, 9, 9, 9, 11, 11]
-    with pytest.raises(ValueError, match="a stall pattern must go in at least one cycle"):
-        stall_pattern([False, False])
 
 
 def test_programs_that_never_finish_are_refused():

@@ -15,7 +15,8 @@ from flexcim.config.accelerator import AcceleratorConfig
 from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern
 from flexcim.packed.cells import pack_layer, unpack_layer
-from flexcim.packed.folder import PackedLayer, PackedModel
+from flexcim.packed.layer import PackedLayer
+from flexcim.packed.model import PackedModel
 from flexcim.packed.tiling import LayerTiling
 from flexcim_sim.golden.accelerator import GoldenAccelerator, WordStream
 from tests.support.accelerators import ACCELERATORS

@@ -13,7 +13,7 @@ from flexcim.config.errors import ConfigError
 from flexcim.config.macro import MacroConfig
 from flexcim.config.parameters import Configuration, parameter, parameters
 from flexcim.config.pattern import Pattern
-from tests.support.docs_tables import docs_table
+from tests.support.docs import docs_table
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from flexcim.config.errors import ConfigError
 from flexcim.config.macro import PRESETS, MacroConfig, preset
 from flexcim.config.pattern import DEFAULT_PATTERNS, menu
 from flexcim.config.presets import REGISTRY, find_preset
-from tests.support.docs_tables import docs_table
+from tests.support.docs import docs_table
 
 
 def test_the_contract_lists_the_presets():

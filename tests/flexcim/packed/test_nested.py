@@ -11,49 +11,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern
 from flexcim.packed.cells import pack_layer, unpack_layer
-from flexcim.packed.folder import (
-    MANIFEST,
-    NESTED_SCHEMA_VERSION,
-    SCHEMA_VERSION,
-    PackedError,
-    PackedLayer,
-    PackedModel,
-    read_packed,
-    write_packed,
-)
+from flexcim.packed.folder import read_packed, write_packed
+from flexcim.packed.layer import PackedError
+from flexcim.packed.manifest import MANIFEST, NESTED_SCHEMA_VERSION, SCHEMA_VERSION
 from flexcim.packed.plans import NestedPlan
-from flexcim.packed.tiling import tile_layer
-from tests.flexcim.packed.test_folder import edit
-from tests.support.docs_tables import DOCS
-from tests.support.sparse_weights import random_parts
-
-CONFIG = MacroConfig.from_mapping({"rows": 4, "columns": 4, "patterns": ["1:1", "2:8", "4:8"]})
-
-
-def nested_model(config=CONFIG, patterns=("2:8 2:8", "2:8 4:8", "4:8"), shape=(9, 70)):
-    """A model of layers with these parts, and the matrices of both plans by the layer's name."""
-    rng, (outputs, inputs) = np.random.default_rng(51), shape
-    layers, denser, sparser = [], {}, {}
-    for name, text in zip("abcdefgh", patterns, strict=False):
-        parts = tuple(map(Pattern.parse, text.split()))
-        matrices = random_parts(rng, outputs, inputs, parts, config.weight_bits)
-        tiling = tile_layer(config, outputs, inputs, parts[0], rest=parts[1] if len(parts) > 1 else None)
-        weights, offsets = pack_layer(tiling, *matrices)
-        layers.append(
-            PackedLayer(
-                name=name,
-                tiling=tiling,
-                activation_scale=None,
-                weight_scales=np.ones(outputs, np.float32),
-                weights=weights,
-                offsets=offsets,
-            )
-        )
-        denser[name], sparser[name] = sum(matrices), matrices[0]
-    return PackedModel(config, {}, layers), {NestedPlan.DENSER: denser, NestedPlan.SPARSER: sparser}
+from tests.support.docs import docs_text
+from tests.support.packed_models import edit, nested_model
 
 
 @pytest.fixture
@@ -98,8 +63,7 @@ def test_the_manifest_of_a_nested_model(folder):
         ("2:8", "4:8"),
         ("4:8", None),
     ]
-    contract = (DOCS / "architecture" / "packed-model.md").read_text(encoding="utf-8")
-    assert "A nested model has schema version 2, all others 1. Its layers have the key `rest` besides" in contract
+    assert "A nested model has schema version 2, all others 1; its layers have the key `rest` besides" in docs_text()
     again = folder.parent / "again"
     write_packed(again, read_packed(folder))
     assert [path.read_bytes() for path in sorted(again.iterdir())] == [

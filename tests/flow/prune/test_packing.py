@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 
+from flexcim.config.macro import MacroConfig
+from flexcim.config.pattern import Pattern
 from flexcim.packed.cells import unpack_layer
 from flexcim.packed.folder import read_packed
+from flexcim.packed.tiling import LayerTiling
 from flexcim_flow.model.blocks import Block
 from flexcim_flow.prune.packing import PackedOnDemand, pack_one
 
@@ -54,12 +58,16 @@ def test_layers_are_packed_one_block_at_a_time():
     blocks = [Block(name, torch.nn.Linear(2, 2, device="meta"), (), shelf) for name in "ab"]
     packed_while: list[tuple[int, list[str]]] = []
 
-    def pack(layer: tuple[Block, int]) -> Any:
-        packed_while.append((layer[1], list(shelf.loaded)))
-        return layer[1]
+    def pack(layer: SimpleNamespace) -> Any:
+        packed_while.append((layer.number, list(shelf.loaded)))
+        return SimpleNamespace(number=layer.number, under=lambda plan: layer.number)
 
-    layers = [(blocks[0], 1), (blocks[0], 2), (blocks[1], 3)]
-    packed: Sequence[Any] = PackedOnDemand(layers, pack, lambda layer: (layer[0],))
+    tiling = LayerTiling(MacroConfig(), 2, 2, Pattern(4, 8), 1, "a test")
+    layers = [
+        SimpleNamespace(name=str(number), tiling=tiling, block=blocks[block], number=number)
+        for number, block in ((1, 0), (2, 0), (3, 1))
+    ]
+    packed: Sequence[Any] = PackedOnDemand(layers, pack, lambda layer: (layer.block,))
     assert packed_while == []
     assert list(packed) == [1, 2, 3]
     assert packed_while == [(1, ["a"]), (2, ["a"]), (3, ["b"])]

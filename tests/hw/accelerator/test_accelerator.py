@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flexcim.accelerator.cycles import AcceleratorTiming, stall_pattern
+from flexcim.accelerator.cycles import AcceleratorTiming
 from flexcim.accelerator.instructions import INSTRUCTION_FIELDS
+from flexcim.accelerator.stream_cycles import stall_pattern
 from flexcim.compiler.layer import compile_layer
 from flexcim.errors import FlexCiMError
 from flexcim.packed.cells import pack_layer

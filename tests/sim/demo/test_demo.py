@@ -18,7 +18,8 @@ from flexcim.cli import main
 from flexcim.config.macro import MacroConfig, preset
 from flexcim.config.pattern import Pattern
 from flexcim.packed.cells import pack_layer
-from flexcim.packed.folder import PackedLayer, read_packed
+from flexcim.packed.folder import read_packed
+from flexcim.packed.layer import PackedLayer
 from flexcim.packed.tiling import tile_layer
 from flexcim_sim.bench.run.layer import LayerRun
 from flexcim_sim.build.simulators import SimulatorError

@@ -9,7 +9,9 @@ import torch
 from flexcim.cli import main
 from flexcim.config.pattern import Pattern
 from flexcim.packed.cells import pack_layer
-from flexcim.packed.folder import PackedLayer, PackedModel, write_packed
+from flexcim.packed.folder import write_packed
+from flexcim.packed.layer import PackedLayer
+from flexcim.packed.model import PackedModel
 from flexcim.packed.tiling import LayerTiling
 from flexcim_flow.layer.quantization import QuantizedLinear, quantize_weights
 from flexcim_flow.model.blocks import find_blocks

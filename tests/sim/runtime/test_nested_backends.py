@@ -16,7 +16,9 @@ from flexcim.config.accelerator import AcceleratorConfig
 from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern
 from flexcim.packed.cells import pack_layer
-from flexcim.packed.folder import PackedLayer, PackedModel, write_packed
+from flexcim.packed.folder import write_packed
+from flexcim.packed.layer import PackedLayer
+from flexcim.packed.model import PackedModel
 from flexcim.packed.plans import NestedPlan
 from flexcim.packed.tiling import LayerTiling
 from flexcim_flow.layer.masks import nm_mask
@@ -27,9 +29,9 @@ from flexcim_sim.golden.accelerator import GoldenAccelerator, WordStream
 from flexcim_sim.runtime.backends import GoldenBackend, PhasedBackend, TorchBackend, VerilatorBackend
 from flexcim_sim.runtime.driver import SimulatedAccelerator
 from tests.flexcim.cli.test_compile import _outputs
-from tests.flexcim.packed.test_nested import nested_model
 from tests.sim.runtime.test_driver import SMALL
 from tests.support.accelerators import ACCELERATORS
+from tests.support.packed_models import nested_model
 from tests.support.tiny_models import save_tiny, tiny_llama, tiny_mamba2
 
 MODELS = {"llama": tiny_llama, "mamba2": tiny_mamba2}

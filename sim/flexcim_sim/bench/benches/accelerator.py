@@ -11,9 +11,10 @@ from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles
 from numpy.typing import NDArray
 
-from flexcim.accelerator.cycles import AcceleratorTiming, NextCycle
+from flexcim.accelerator.cycles import AcceleratorTiming
 from flexcim.accelerator.instructions import AcceleratorError
 from flexcim.accelerator.registers import register
+from flexcim.accelerator.stream_cycles import NextCycle
 from flexcim.config.accelerator import AcceleratorConfig
 from flexcim.config.macro import SUM_BITS
 from flexcim_sim.bench.benches.checker import MismatchError

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flexcim.accelerator.cycles import NextCycle
+from flexcim.accelerator.stream_cycles import NextCycle
 from flexcim.errors import FlexCiMError
 from flexcim_sim.bench.ends.streams import ContractError, level
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.random import Generator
 
-from flexcim.accelerator.cycles import NextCycle, stall_pattern
 from flexcim.accelerator.instructions import AcceleratorError
 from flexcim.accelerator.registers import REGISTERS, constant_fields
+from flexcim.accelerator.stream_cycles import NextCycle, stall_pattern
 from flexcim_sim.bench.benches.accelerator import AcceleratorBench
 from flexcim_sim.bench.ends.axi import RegisterAccessError
 from flexcim_sim.bench.ends.streams import ContractError

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.random import Generator
 
 from flexcim.accelerator.bus_words import run_image, run_words, tile_image, tile_words
-from flexcim.accelerator.cycles import NextCycle, stall_pattern
 from flexcim.accelerator.instructions import LoadTile, RunTiles
+from flexcim.accelerator.stream_cycles import NextCycle, stall_pattern
 from flexcim.config.accelerator import AcceleratorConfig
 from flexcim.config.pattern import Pattern
 from flexcim_sim.bench.coverage.model import Cross

@@ -1,36 +1,21 @@
-"""Packed layers in memory: what cannot be is said in one sentence."""
+"""Packed layers: what cannot be is said in one sentence, and those on demand are made one by one."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from flexcim.config.macro import preset
 from flexcim.config.pattern import Pattern
-from flexcim.packed.cells import pack_layer
-from flexcim.packed.folder import PackedError, PackedLayer
+from flexcim.packed.cells import unpack_layer
+from flexcim.packed.layer import LazyLayers, PackedError, PackedLayer
+from flexcim.packed.model import PackedModel
+from flexcim.packed.plans import NestedPlan
 from flexcim.packed.tiling import tile_layer
-from tests.support.sparse_weights import random_weights
-
-CONFIG = preset("board")
-
-
-def make_layer(name, pattern, outputs, inputs, activation_scale, config=CONFIG):
-    pattern = Pattern.parse(pattern)
-    rng = np.random.default_rng(len(name))
-    tiling = tile_layer(config, outputs, inputs, pattern)
-    weights, offsets = pack_layer(tiling, random_weights(rng, outputs, inputs, pattern))
-    return PackedLayer(
-        name=name,
-        tiling=tiling,
-        activation_scale=activation_scale,
-        weight_scales=rng.random(outputs, dtype=np.float32),
-        weights=weights,
-        offsets=offsets,
-    )
+from tests.support.packed_models import CONFIG, LAYER, make_layer, nested_model
 
 
 def changed(array, place, value):
@@ -39,8 +24,7 @@ def changed(array, place, value):
     return array
 
 
-LAYER = make_layer("layers.0.q_proj", "4:8", 20, 70, 0.125)
-BAD_LAYERS = {
+BAD_LAYERS: dict[str, tuple[dict[str, Any], str]] = {
     "type of weights": (
         {"weights": LAYER.weights.astype(np.int16)},
         "weights must be int8 [6, 8, 4, 8], not int16 [6, 8, 4, 8]",
@@ -93,3 +77,45 @@ def test_weights_that_do_not_fit_their_bits_are_refused():
 
 def test_an_output_without_weights_may_have_the_scale_0():
     assert replace(LAYER, weight_scales=np.zeros(20, np.float32)).weight_scales[0] == 0
+
+
+# --- Layers that are made when they are asked for --------------------------------------------------------------------
+
+
+class Made(LazyLayers[PackedLayer]):
+    """Layers that are there already; it notes what was asked for."""
+
+    def __init__(self, layers):
+        super().__init__(layers)
+        self.made = []
+
+    def make(self, sources):
+        for source in sources:
+            self.made.append(source.name)
+            yield source
+
+
+def test_a_layer_is_made_when_it_is_asked_for():
+    model, _ = nested_model()
+    layers = Made(model.layers)
+    assert len(layers) == 3
+    assert layers.tilings == model.tilings
+    assert layers.made == []
+    assert layers[1].name == layers[-2].name == "b"
+    assert layers.made == ["b", "b"]
+    assert [layer.name for layer in layers[1:]] == ["b", "c"]
+    assert layers.made == ["b", "b", "b", "c"]
+    with pytest.raises(IndexError):
+        layers[3]
+
+
+def test_a_plan_makes_no_layer_either():
+    model, matrices = nested_model()
+    layers = Made(model.layers)
+    sparser = PackedModel(model.config, {}, layers).under(NestedPlan.SPARSER)
+    assert sparser.tilings == {name: tiling.sparser for name, tiling in model.tilings.items()}
+    assert layers.made == []
+    for layer in (*sparser.layers, *sparser.layers[:1], sparser.layers[2]):
+        found = unpack_layer(layer.tiling, layer.weights, layer.offsets)
+        np.testing.assert_array_equal(found, matrices[NestedPlan.SPARSER][layer.name])
+    assert layers[0].tiling.rest == Pattern(2, 8)

@@ -1,10 +1,15 @@
-"""Tables of the docs, found by their headings wherever they stand."""
+"""What the docs say, on whichever page it stands."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def docs_text() -> str:
+    """All pages, each run of spaces and line breaks as one space."""
+    return " ".join(" ".join(page.read_text(encoding="utf-8").split()) for page in sorted(DOCS.rglob("*.md")))
 
 
 def docs_table(*heading: str) -> list[list[str]]:
