@@ -46,6 +46,8 @@ def test_each_dependency_is_pinned_inside_its_range() -> None:
     pins = [Requirement(line) for line in read(Path("constraints.txt")).splitlines() if line and line[0] != "#"]
     for requirement in map(Requirement, requirement_lines(read(Path("pyproject.toml")))):
         name = canonicalize_name(requirement.name)
+        if name == "flexcim":  # an extra made of others
+            continue
         versions = [next(iter(pin.specifier)).version for pin in pins if canonicalize_name(pin.name) == name]
         assert versions, f"constraints.txt has no version of {name}"
         assert all(version in requirement.specifier for version in versions), f"{name}: {versions} not in {requirement}"

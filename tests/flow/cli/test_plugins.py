@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,19 +25,8 @@ from tests.support.plugins import install_plugin
 from tests.support.prune_requests import asked
 from tests.support.tiny_models import TEXT, save_tiny, tiny_llama
 
-SCORE = '''
-"""Keep what carries most of an output's energy."""
-
-from flexcim_flow.layer.rule import Need, ScoreRule
-
-
-def energy_scores(weight, moments):
-    """w_ij ** 2 * E[x_j ** 2], [outputs, inputs]."""
-    return weight.detach().float().square() * moments.diagonal()
-
-
-ENERGY = ScoreRule(energy_scores, needs=(Need.SECOND_MOMENTS,))
-'''
+README = (Path(__file__).resolve().parents[3] / "flow" / "README.md").read_text(encoding="utf-8")
+SCORE, REGISTRATION = re.findall(r"```(?:python|toml)\n(.*?)```", README, flags=re.DOTALL)
 
 SELECTOR = '''
 """Keep most in the layers whose inputs are the loudest."""
@@ -76,9 +66,10 @@ def text(tmp_path_factory):
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    """A folder of installed packages: one has a score, one a selector."""
+    """A folder of installed packages: one has the score of the pruner's README, one a selector."""
     site = tmp_path / "site"
-    install_plugin(site, "acme_energy", "flexcim.scores", {"energy": "acme_energy:ENERGY"}, SCORE)
+    ((group, entries),) = tomllib.loads(REGISTRATION)["project"]["entry-points"].items()
+    install_plugin(site, "acme_energy", group, entries, SCORE)
     install_plugin(site, "acme_loudness", "flexcim.selectors", {"loudness": "acme_loudness:LOUDNESS"}, SELECTOR)
     monkeypatch.syspath_prepend(site)
     return site

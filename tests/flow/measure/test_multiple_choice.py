@@ -41,8 +41,8 @@ def test_the_likeliest_choice_is_found(build, batch_tokens):
         by_size = [value / len(choice.encode()) for value, choice in zip(found, question.choices, strict=True)]
         likeliest += max(found) == found[question.answer]
         by_byte += max(by_size) == by_size[question.answer]
-    found = answer(model, byte_tokenizer(), QUESTIONS, None, batch_tokens=batch_tokens)
-    assert found == MultipleChoice(3, likeliest, by_byte)
+    result = answer(model, byte_tokenizer(), QUESTIONS, None, batch_tokens=batch_tokens)
+    assert result == MultipleChoice(3, likeliest, by_byte)
 
 
 def test_exactly_one_choice_is_the_likeliest():
