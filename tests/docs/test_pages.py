@@ -19,6 +19,7 @@ PAGES = {
 }
 
 SLOW = {
+    "how-to/add-a-model-family.md": "runs the tests of a family",
     "how-to/compare-pruners.md": "prunes a shipped model twice, and measures it",
     "how-to/prune-options.md": "prunes a shipped model seven times",
     "how-to/two-plans.md": "prunes a shipped model three times, and gives it a second plan",
@@ -28,7 +29,7 @@ SLOW = {
 }
 """Pages that the regression runs, each with the reason."""
 
-CHANGES = {"how-to/add-a-parameter.md", "how-to/add-a-preset.md"}
+CHANGES = {"how-to/add-a-model-family.md", "how-to/add-a-parameter.md", "how-to/add-a-preset.md"}
 """Pages that change the checkout."""
 
 NOT_RUN = {
