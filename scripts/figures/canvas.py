@@ -55,11 +55,16 @@ def _font(bold: bool, code: bool) -> FT2Font:
     return font
 
 
+@cache
+def _advance(character: str, bold: bool, code: bool) -> float:
+    """Pixels from a character to the next at a size of 100, as the font has it: no version of FreeType rounds it."""
+    return _font(bold, code).load_char(ord(character)).linearHoriAdvance / 65536
+
+
 def text_width(text: str, size: str) -> float:
     """Width of a text in pixels, in a font that is wider than most."""
-    font = _font(size in _BOLD, size == "code")
-    font.set_text(text)
-    return font.get_width_height()[0] / 64 / 100 * _SIZES[size]
+    advances = (_advance(character, size in _BOLD, size == "code") for character in text)
+    return sum(advances) / 100 * _SIZES[size]
 
 
 def number(value: float) -> str:

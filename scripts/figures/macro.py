@@ -29,6 +29,7 @@ def draw_macro(config: MacroConfig, name: str) -> Canvas:
     cells = f"R × C = {config.rows} × {config.columns} cells, B = {config.banks} banks"
     canvas.heading("The macro", f"preset {name}: S = {config.sub_macros} sub-macros of {cells}")
     _draw_activations(canvas, config)
+    _draw_weight_loader(canvas, config)
     places = _draw_sub_macros(canvas, config)
     _draw_merging(canvas, config, places)
     _draw_totals(canvas, config)
@@ -58,8 +59,8 @@ def _draw_activations(canvas: Canvas, config: MacroConfig) -> None:
     canvas.arrow([(104, 490), (104, 464)])
 
 
-def _draw_sub_macros(canvas: Canvas, config: MacroConfig) -> list[float]:
-    """Weight loader, sub-macros and their column adder trees; returns the middle of each sub-macro that is drawn."""
+def _draw_weight_loader(canvas: Canvas, config: MacroConfig) -> None:
+    """Weights and load commands, from above."""
     canvas.text(LEFT, 78, "weights", "head", kind="weight")
     cells = f"{config.weight_port} × ({config.weight_bits} + {config.index_bits}) bits a beat"
     canvas.text(LEFT + 70, 78, cells, "small", soft=True)
@@ -69,36 +70,45 @@ def _draw_sub_macros(canvas: Canvas, config: MacroConfig) -> list[float]:
     canvas.arrow([(662, 66), (662, 88)])
     canvas.block(LEFT, 90, RIGHT - LEFT, 34, "weight", "Weight loader: fills the bank that does not compute")
 
+
+def _draw_sub_macros(canvas: Canvas, config: MacroConfig) -> list[float]:
+    """Sub-macros and the lanes between them; returns the middle of each sub-macro that is drawn."""
     drawn = min(config.sub_macros, 4)
     width = (RIGHT - LEFT - GAP * (drawn - 1)) / drawn
     middles = [LEFT + width / 2 + index * (width + GAP) for index in range(drawn)]
     for index, middle in enumerate(middles):
+        _draw_sub_macro(canvas, config, middle, width, f"sub-macro {index}", marked=index == drawn - 1)
+    canvas.arrow([(184, 270), (218, 270), (218, 212), (LEFT - 1, 212)], "activation", wide=True)
+    for middle in middles[1:]:
         left = middle - width / 2
-        canvas.arrow([(middle, 124), (middle, 142)], "weight", wide=True)
-        canvas.box(left, 144, width, 164, "plain")
-        canvas.text(middle, 161, f"sub-macro {index}", "small", anchor="middle", room=width)
-        for row in range(DRAWN):
-            for column in range(DRAWN):
-                x = middle - PITCH * DRAWN / 2 + column * PITCH + 1
-                marked = index == drawn - 1 and (row, column) == (2, DRAWN - 1)
-                canvas.fill(x, 169 + row * PITCH, PITCH - 2, PITCH - 2, "weight", strong=marked)
-        canvas.box(left + 6, 262, width - 12, 38, "sum", radius=4)
-        canvas.text(middle, 278, f"{config.columns} columns:", "small", anchor="middle", room=width - 4)
-        canvas.text(middle, 294, "adder trees", "small", anchor="middle", room=width - 4)
-        start = 184 if index == 0 else left - GAP
-        canvas.arrow(
-            [(start, 212 if index else 270), *([] if index else [(218, 270), (218, 212)]), (left - 1, 212)],
-            "activation",
-            wide=True,
-        )
+        canvas.arrow([(left - GAP, 212), (left - 1, 212)], "activation", wide=True)
     return middles
+
+
+def _draw_sub_macro(
+    canvas: Canvas, config: MacroConfig, middle: float, width: float, name: str, *, marked: bool
+) -> None:
+    """Cells, and the column adder trees below them; ``marked``: the inset shows one of its cells."""
+    left = middle - width / 2
+    canvas.arrow([(middle, 124), (middle, 142)], "weight", wide=True)
+    canvas.box(left, 144, width, 164)
+    canvas.text(middle, 161, name, "small", anchor="middle", room=width)
+    for row in range(DRAWN):
+        for column in range(DRAWN):
+            x = middle - PITCH * DRAWN / 2 + column * PITCH + 1
+            strong = marked and (row, column) == (2, DRAWN - 1)
+            canvas.fill(x, 169 + row * PITCH, PITCH - 2, PITCH - 2, "weight", strong=strong)
+    canvas.box(left + 6, 262, width - 12, 38, "sum", radius=4)
+    canvas.text(middle, 278, f"{config.columns} columns:", "small", anchor="middle", room=width - 4)
+    canvas.text(middle, 294, "adder trees", "small", anchor="middle", room=width - 4)
 
 
 def _draw_merging(canvas: Canvas, config: MacroConfig, middles: list[float]) -> None:
     """The adder tree over the sub-macros, level by level, with its taps."""
     canvas.box(LEFT, 332, RIGHT - LEFT, 70, "sum")
     canvas.text(LEFT + 10, 392, "Merging tree", "head")
-    canvas.text(RIGHT - 10, 392, _taps(config), "small", anchor="end", soft=True)
+    taps = f"taps: G = {', '.join(map(str, config.group_counts))}"
+    canvas.text(RIGHT - 10, 392, taps, "small", anchor="end", soft=True)
     for middle in middles:
         canvas.arrow([(middle, 308), (middle, 331)], "sum", wide=True)
     canvas.text(middles[0] + 8, 324, f"{config.columns} × {column_sum_bits(config)} bits", "small", soft=True)
@@ -114,34 +124,16 @@ def _draw_merging(canvas: Canvas, config: MacroConfig, middles: list[float]) -> 
     canvas.text(level[0] + 10, 414, f"{config.columns} × {merged_sum_bits(config)} bits at G = 1", "small", soft=True)
 
 
-def _taps(config: MacroConfig) -> str:
-    return f"taps: G = {', '.join(map(str, config.group_counts))}"
-
-
 def _draw_totals(canvas: Canvas, config: MacroConfig) -> None:
     """Accumulator and result buffer."""
     sums = f"{config.accumulator_depth} × {config.columns} sums of {SUM_BITS} bits"
-    canvas.block(
-        LEFT,
-        420,
-        RIGHT - LEFT,
-        60,
-        "memory",
-        "Accumulator",
-        [f"over {config.slices} slices, then over the K tiles of a layer: {sums}"],
-    )
+    what = [f"over {config.slices} slices, then over the K tiles of a layer: {sums}"]
+    canvas.block(LEFT, 420, RIGHT - LEFT, 60, "memory", "Accumulator", what)
     canvas.arrow([(456, 480), (456, 512)], "sum", wide=True)
     canvas.text(466, 500, f"{config.columns} × {SUM_BITS} bits", "small", soft=True)
     block = "Result buffer and requantizer" if config.requantizer else "Result buffer"
-    canvas.block(
-        LEFT,
-        514,
-        RIGHT - LEFT,
-        60,
-        "sum",
-        block,
-        [f"{result_entries(config)} vectors: the elastic edge of a rigid pipeline"],
-    )
+    what = [f"{result_entries(config)} vectors: the elastic edge of a rigid pipeline"]
+    canvas.block(LEFT, 514, RIGHT - LEFT, 60, "sum", block, what)
     canvas.arrow([(RIGHT, 544), (716, 544)], "sum", wide=True)
     canvas.text(726, 541, "results", "head", kind="sum")
     canvas.text(726, 558, f"{config.result_port} × {SUM_BITS} bits a beat", "small", soft=True)

@@ -21,6 +21,11 @@ PAGES = [
     if path.parts[0] in ("docs", path.name)
 ]
 for_each_page = pytest.mark.parametrize("path", PAGES, ids=str)
+for_each_page_that_is_not_run = pytest.mark.parametrize(
+    "path", [path for path in PAGES if path.parts[:2] not in {("docs", "tutorial"), ("docs", "how-to")}], ids=str
+)
+"""tests/docs/test_pages.py runs the others, which also write files and install plug-ins of their own."""
+
 LONGEST_LINE = LONGEST_CELL = 120
 LONGEST_README = 130
 MADE = {f"docs/{name}" for name in (*reference(), *from_root())}
@@ -154,8 +159,12 @@ def mistake(arguments: list[str]) -> str | None:
     return None
 
 
+<<<<<<< HEAD
+@for_each_page_that_is_not_run
+=======
 # Tutorials and how-tos are run (tests/docs), some with subcommands and scores of their own.
 @pytest.mark.parametrize("path", [path for path in PAGES if path.parent.name not in ("tutorial", "how-to")], ids=str)
+>>>>>>> guides
 def test_the_commands_of_a_page_parse(path: Path) -> None:
     assert list(filter(None, map(mistake, commands(read(path))))) == []
 
@@ -178,7 +187,7 @@ def test_the_rule_of_commands_finds_what_is_wrong() -> None:
 # --- Files that are named ---------------------------------------------------------------------------------------------
 
 
-@for_each_page
+@for_each_page_that_is_not_run
 def test_the_files_that_a_page_names_are_there(path: Path) -> None:
     tops = {name.parts[0] for name in repository_files() if len(name.parts) > 1} - {"models"}
     named = set(re.findall(r"`([\w./-]+/[\w.-]+\.(?:py|md|c|h|csv))`", read(path)))
