@@ -159,12 +159,7 @@ def mistake(arguments: list[str]) -> str | None:
     return None
 
 
-<<<<<<< HEAD
 @for_each_page_that_is_not_run
-=======
-# Tutorials and how-tos are run (tests/docs), some with subcommands and scores of their own.
-@pytest.mark.parametrize("path", [path for path in PAGES if path.parent.name not in ("tutorial", "how-to")], ids=str)
->>>>>>> guides
 def test_the_commands_of_a_page_parse(path: Path) -> None:
     assert list(filter(None, map(mistake, commands(read(path))))) == []
 
