@@ -100,7 +100,9 @@ def check_writable(*paths: str | os.PathLike[str]) -> None:
 
 
 @contextlib.contextmanager
-def writing(path: str | os.PathLike[str], error: Callable[[str], Exception], kept: str = "") -> Iterator[None]:
+def writing(
+    path: str | os.PathLike[str], error: Callable[[str], Exception], kept: Callable[[], str] = str
+) -> Iterator[None]:
     """Turn a failure to write, in here, into an error whose one sentence says what could not be written, and why.
 
     Named is the path, or what in it was in the way; what was in the way elsewhere, such as a folder above, stands
@@ -112,8 +114,8 @@ def writing(path: str | os.PathLike[str], error: Callable[[str], Exception], kep
         The file or the folder that the user named.
     error : callable
         Makes the error of the sentence: its type.
-    kept : str
-        What to say behind the sentence, such as what is kept of the work.
+    kept : callable
+        Says, after a failure, what to put behind the sentence, such as what is kept of the work; by default nothing.
     """
     try:
         yield
@@ -124,7 +126,7 @@ def writing(path: str | os.PathLike[str], error: Callable[[str], Exception], kep
             named = obstacle
         elif os.path.lexists(obstacle):  # not a temporary file, which nobody knows
             where = f"{obstacle}: "
-        raise error(f"{named}: cannot be written ({where}{failure.strerror}){kept}") from None
+        raise error(f"{named}: cannot be written ({where}{failure.strerror}){kept()}") from None
 
 
 def named_folder(text: str | os.PathLike[str]) -> Path:

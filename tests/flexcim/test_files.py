@@ -127,10 +127,22 @@ def test_a_failure_to_write_becomes_a_sentence(tmp_path, obstacle, said):
     """It names what the user named, or what was in its way and can be seen."""
     (tmp_path / "there").touch()
     failure = OSError(28, "No space left on device", *([] if obstacle is None else [str(tmp_path / obstacle)]))
-    for kept in ("", "; the rest is kept"):
-        with pytest.raises(FlexCiMError) as caught, writing(tmp_path / "out", FlexCiMError, kept):
-            raise failure
-        assert str(caught.value) == said.replace("{tmp}", str(tmp_path)) + kept
+    with pytest.raises(FlexCiMError) as caught, writing(tmp_path / "out", FlexCiMError):
+        raise failure
+    assert str(caught.value) == said.replace("{tmp}", str(tmp_path))
+
+
+def test_what_is_kept_is_said_behind(tmp_path):
+    def kept() -> str:
+        return "; a half is kept" if (tmp_path / "half").exists() else ""
+
+    def write() -> None:
+        with writing(tmp_path / "out", FlexCiMError, kept):
+            (tmp_path / "half").touch()
+            raise OSError(27, "File too large")
+
+    with pytest.raises(FlexCiMError, match=r"cannot be written \(File too large\); a half is kept$"):
+        write()
 
 
 def test_other_failures_stay_what_they_are(tmp_path):

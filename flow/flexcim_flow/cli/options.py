@@ -25,7 +25,8 @@ Score: TypeAlias = Annotated[
     typer.Option(
         parser=named(SCORES),
         metavar="SCORE",
-        help=f"How weights are ranked: {', '.join(SCORES)}. \\[default: the plan's, else the method's own]",
+        help=f"How weights are ranked: {', '.join(SCORES)}. \\[default: the plan's, else the method's own, "
+        "obs for measured]",
     ),
 ]
 Seed: TypeAlias = Annotated[int, typer.Option(min=0, help="Seed that draws the calibration samples.")]

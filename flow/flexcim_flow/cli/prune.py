@@ -61,11 +61,16 @@ def prune(
     score: options.Score = None,
     update: Annotated[
         Update | None,
-        typer.Option(help="How kept weights make up for dropped ones. \\[default: the plan's, else the method's own]"),
+        typer.Option(
+            help="How kept weights make up for dropped ones. \\[default: the plan's, else the method's own, "
+            "lsq for measured]"
+        ),
     ] = None,
     granularity: Annotated[
         Granularity | None,
-        typer.Option(help="Whether each layer or each block gets one pattern. \\[default: the method's own]"),
+        typer.Option(
+            help="Whether each layer or each block gets one pattern. \\[default: the method's own, block for paper]"
+        ),
     ] = None,
     config: Config = None,
     preset_name: Preset = None,

@@ -169,11 +169,13 @@ def _choose(run: _Run, problem: Problem | None) -> Selection | None:
 
     def select() -> dict[str, Any]:
         model, samples = run.checkpoint.model, run.calibration.samples
-        needs = selector.needs(problem, units, samples)
+        needed = selector.needs(problem, units, samples)
         evidence = Evidence(
             model=model,
             units=units,
-            dense={} if needs is None else BlockStream(model, run.blocks, needs.samples, moments=needs.moments).dense,
+            dense={}
+            if needed is None
+            else BlockStream(model, run.blocks, needed.samples, moments=needed.moments).dense,
             treatment=request.treatment,
             samples=samples,
             guard=run.calibration.guard,
