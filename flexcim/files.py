@@ -5,13 +5,22 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-__all__ = ["check_writable", "named_folder", "new_folder", "write_bytes", "write_text", "writing"]
+__all__ = [
+    "check_writable",
+    "named_folder",
+    "new_folder",
+    "numbered_stem",
+    "write_bytes",
+    "write_text",
+    "writing",
+]
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -140,6 +149,11 @@ def named_folder(text: str | os.PathLike[str]) -> Path:
     if not os.fspath(text):
         raise ValueError("a folder must have a name, not ''")
     return Path(text)
+
+
+def numbered_stem(index: int, name: str) -> str:
+    """The beginning of the name of a file for one of several things, whatever they are called: no other has it."""
+    return f"{index:04}_{re.sub(r'[^A-Za-z0-9._-]', '_', name)[:80]}"
 
 
 def _umask() -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from flexcim.compiler.mapping import CompileError
 from flexcim.compiler.model import layer_cells
 from flexcim.config.accelerator import AcceleratorConfig
 from flexcim.config.macro import ceil_div
-from flexcim.files import check_writable, new_folder, writing
+from flexcim.files import check_writable, new_folder, numbered_stem, writing
 from flexcim.packed.layer import PackedLayer
 from flexcim.packed.model import PackedModel
 
@@ -103,7 +102,7 @@ def _check_replaceable(target: Path) -> None:
 
 def _write_layer(folder: Path, index: int, packed: PackedLayer, layer: CompiledLayer) -> dict[str, Any]:
     """Write a layer's files, and say what they hold."""
-    stem = f"{index:04}_{re.sub(r'[^A-Za-z0-9._-]', '_', packed.name)[:80]}"
+    stem = numbered_stem(index, packed.name)
     image = layer.weight_image(*layer_cells(packed, layer))
     (folder / f"{stem}.weights.bin").write_bytes(image.tobytes())
 

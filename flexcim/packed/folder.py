@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from flexcim.files import new_folder, writing
+from flexcim.files import new_folder, numbered_stem, writing
 from flexcim.packed.layer import ARRAYS, LazyLayers, PackedError, PackedLayer
 from flexcim.packed.manifest import LAYER_SUFFIX, MANIFEST, Entry, Manifest, is_manifest, read_manifest
 from flexcim.packed.model import PackedModel
@@ -73,7 +72,7 @@ def _write_folder(folder: Path, model: PackedModel) -> None:
         if layer.tiling.config != model.config:
             raise PackedError(f"layer {layer.name!r} is tiled for another configuration than the model's")
         data = safetensors.numpy.save({name: np.ascontiguousarray(getattr(layer, name)) for name in ARRAYS})
-        file = f"{index:04}_{re.sub(r'[^A-Za-z0-9._-]', '_', layer.name)[:80]}{LAYER_SUFFIX}"
+        file = f"{numbered_stem(index, layer.name)}{LAYER_SUFFIX}"
         (folder / file).write_bytes(data)
         entries.append(
             Entry(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flexcim.errors import FlexCiMError
-from flexcim.files import check_writable, named_folder, write_bytes, write_text, writing
+from flexcim.files import check_writable, named_folder, numbered_stem, write_bytes, write_text, writing
 
 
 def names(folder):
@@ -157,3 +157,11 @@ def test_a_folder_must_have_a_name():
     assert named_folder(".") == Path()
     with pytest.raises(ValueError, match=r"^a folder must have a name, not ''$"):
         named_folder("")
+
+
+def test_each_of_several_things_has_a_file_of_its_own():
+    names = ["layers.0.q_proj", "layers.0.up/../proj", "größe 1", "größe/1", "x" * 300, "x" * 301]
+    stems = [numbered_stem(index, name) for index, name in enumerate(names)]
+    assert stems[:4] == ["0000_layers.0.q_proj", "0001_layers.0.up_.._proj", "0002_gr__e_1", "0003_gr__e_1"]
+    assert [len(stem) for stem in stems[4:]] == [85, 85]
+    assert len(set(stems)) == len(stems)
