@@ -31,13 +31,14 @@ COCOTB = ("cocotb", "cocotb_tools", "numpy")
 # "" is the ground: files that lie beside the rooms.
 HOUSE: Mapping[str, Mapping[str, Room]] = {
     "flexcim": {
+        "__main__": Room(),
         "cli": Room(libraries=(*CLI, "tomli_w")),
         "compiler": Room(libraries=("matplotlib", "numpy")),
         "accelerator": Room(libraries=("numpy",)),
         "packed": Room(libraries=("numpy", "safetensors")),
         "macro": Room(libraries=("numpy",)),
         "config": Room(libraries=("tomli", "tomli_w", "tomllib")),
-        "": Room(libraries=("numpy", "tomli", "tomli_w", "tomllib")),
+        "": Room(libraries=("numpy", "tomli", "tomli_w", "tomllib", "transformers")),
     },
     "flexcim_hw": {
         "cli": Room(("flexcim",), CLI),
@@ -156,7 +157,7 @@ def test_a_folder_is_a_room(path: Path) -> None:
         ("flexcim.macro.beats", "from flexcim.packed import tiling"),
         ("flexcim_hw.common.ports", "from flexcim_hw.macro.macro import Macro"),
         ("flexcim_flow.layer.treatment", "from flexcim_flow.choice.problem import Choice"),
-        ("flexcim_flow.choice.search", "if TYPE_CHECKING:\n    from flexcim_flow.prune.request import PruneRequest"),
+        ("flexcim_flow.choice.measured", "if TYPE_CHECKING:\n    from flexcim_flow.prune.request import PruneRequest"),
         ("flexcim_sim.bench.coverage.macro", "from flexcim_sim.bench.stimuli.macro import Stimulus"),
         ("flexcim_sim.golden.layer", "from flexcim_sim.build import library"),
         ("flexcim_sim.runtime.driver", "from flexcim_sim.demo import demo"),

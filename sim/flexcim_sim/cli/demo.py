@@ -5,18 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
 
+from flexcim.checkout import checkout
+from flexcim.cli.console import shown_steps, table_console
 from flexcim.files import named_folder
 
 if TYPE_CHECKING:
@@ -25,13 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
-_MODELS = Path(__file__).resolve().parents[3] / "models"
-"""The repository's models and texts; an installed package has none."""
-
 _DEFAULT_MODELS = ("llama-kjv", "mamba2-kjv")
-
-_PIPED_WIDTH = 120
-"""Width of the tables where nobody says how wide a line may be."""
 
 
 def demo(
@@ -72,12 +64,12 @@ def demo(
     """
     print(f"seed {seed}", flush=True)
     # torch and Matplotlib take seconds to import; --help and mistyped options need neither.
-    from flexcim_sim.demo.demo import PAGE, Options, run_demo, write_report
+    from flexcim_sim.demo.demo import CALIBRATION_TEXT, HELDOUT_TEXT, PAGE, Options, run_demo, write_report
 
     options = Options(
-        models=[*(models or ()), *(more_models or ())] or [_shipped(name, "--models") for name in _DEFAULT_MODELS],
-        calibration=calibration or _shipped("text/calibration.txt", "--calibration"),
-        heldout=evaluate or _shipped("text/heldout.txt", "--evaluate"),
+        models=[*(models or ()), *(more_models or ())] or _shipped_models(),
+        calibration=calibration or CALIBRATION_TEXT,
+        heldout=evaluate or HELDOUT_TEXT,
         output=output,
         sparsity=sparsity,
         seed=seed,
@@ -85,8 +77,14 @@ def demo(
         vectors=64,
         jobs=jobs or os.cpu_count() or 1,
     )
-    with _steps() as steps:
-        report = run_demo(options, expect_steps=steps.expect, done=steps.done)
+    begun = time.perf_counter()
+    with shown_steps() as steps:
+
+        def done(text: str) -> None:
+            steps.tell(f"{time.perf_counter() - begun:5.0f} s  {text}")
+            steps.done()
+
+        report = run_demo(options, expect_steps=steps.expect, done=done)
     write_report(output, report)
     _show(report)
     print(f"written: {output / PAGE} ({report.seconds:.0f} seconds)")
@@ -96,56 +94,27 @@ def demo(
         raise typer.Exit(1)
 
 
-def _shipped(name: str, option: str) -> Path:
-    """A model or a text of the repository.
+def _shipped_models() -> list[Path]:
+    """The repository's models.
 
     Raises
     ------
     DemoError
-        If there is none, as this is an installed package.
+        If this is an installed package, which has none.
     """
     from flexcim_sim.demo.errors import DemoError
 
-    path = _MODELS / name
-    if not path.exists():
-        raise DemoError(f"the demonstration has no {name} of its own outside the repository; name one by {option}")
-    return path
-
-
-class _Steps:
-    """Says on the standard error what is done: a line for each step, and on a terminal a bar below them."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task = progress.add_task("")
-        self._begun = time.perf_counter()
-
-    def expect(self, steps: int) -> None:
-        """Say how many steps there will be."""
-        self._progress.update(self._task, total=steps)
-
-    def done(self, text: str) -> None:
-        """Say that a step is done."""
-        seconds = time.perf_counter() - self._begun
-        self._progress.console.print(f"{seconds:5.0f} s  {text}", highlight=False, soft_wrap=True)
-        self._progress.advance(self._task)
-
-
-@contextmanager
-def _steps() -> Iterator[_Steps]:
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield _Steps(progress)
+    root = checkout()
+    if root is None:
+        raise DemoError("the demonstration's own models are in the repository alone; name checkpoints by --models")
+    return [root / "models" / name for name in _DEFAULT_MODELS]
 
 
 def _show(report: Report) -> None:
     """Print the report's tables, a line that each model writes, and what is true of the hardware."""
     from flexcim_sim.demo.tables import layer_table, model_table, rtl_tables, text_table
 
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = _PIPED_WIDTH
+    console = table_console()
     layers = [layer_table(report, model) for model in report.models]
     for table in (*layers, *rtl_tables(report), model_table(report), text_table(report)):
         with console.capture() as capture:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flexcim.files import check_writable, write_text
+from flexcim_flow.cli.inputs import CALIBRATION_TEXT, HELDOUT_TEXT
 from flexcim_hw.verilog.macro import GeneratedVerilog
 from flexcim_sim.build.simulators import check_tools
 from flexcim_sim.demo.errors import DemoError
@@ -20,7 +21,7 @@ from flexcim_sim.demo.simulation import SimulationJob, simulate
 from flexcim_sim.demo.vector import record_vector
 from flexcim_sim.workers import Job, Workers, workers
 
-__all__ = ["PAGE", "Options", "run_demo", "write_report"]
+__all__ = ["CALIBRATION_TEXT", "HELDOUT_TEXT", "PAGE", "Options", "run_demo", "write_report"]
 
 _INSTANCES = (FULL, FULL_DENSE, SMALL, SMALL_DENSE)
 

@@ -176,7 +176,7 @@ def prune_by_default(job: PruneJob) -> PruneOutcome:
     FlexCiMError
         If the checkpoint, a text or an option cannot be used, or the packed model cannot be written.
     """
-    from flexcim_flow.common.quiet import quiet
+    from flexcim.quiet import quiet
     from flexcim_flow.prune.packing import pack
     from flexcim_flow.prune.pruner import prune
     from flexcim_flow.samples.text import check_unseen, read_text
@@ -305,7 +305,7 @@ def _heldout(job: PruneJob) -> str:
 
 def _bits_per_byte(checkpoint: Checkpoint, job: PruneJob) -> float:
     """How well a model, as it is now, predicts the held-out text."""
-    from flexcim_flow.common.quiet import quiet
+    from flexcim.quiet import quiet
     from flexcim_flow.measure.evaluation import evaluate
     from flexcim_flow.samples.windows import EvaluationText, window_of
 
@@ -318,7 +318,7 @@ def _continuation(checkpoint: Checkpoint, job: PruneJob) -> str:
     """The line that a model, as it is now, writes after the prompt, always by the most likely token."""
     import torch
 
-    from flexcim_flow.common.quiet import quiet
+    from flexcim.quiet import quiet
 
     assert checkpoint.tokenizer is not None, "models that read no text have been refused"
     ids = checkpoint.tokenizer(job.prompt, return_tensors="pt")["input_ids"]

@@ -98,16 +98,11 @@ def test_the_command_refuses_bad_input(capsys, tmp_path):
     assert "a folder must have a name, not ''" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "name", "option"),
-    [
-        ([], "llama-kjv", "--models"),
-        (["--models", "a"], "text/calibration.txt", "--calibration"),
-        (["--models", "a", "--calibration", "b"], "text/heldout.txt", "--evaluate"),
-    ],
-)
-def test_outside_the_repository_models_and_texts_must_be_named(monkeypatch, capsys, tmp_path, arguments, name, option):
-    monkeypatch.setattr("flexcim_sim.cli.demo._MODELS", tmp_path / "nowhere")
-    assert main(["demo", *arguments]) == 2
-    sentence = f"flexcim: the demonstration has no {name} of its own outside the repository; name one by {option}\n"
+def test_outside_the_repository_models_must_be_named(monkeypatch, capsys, command):
+    monkeypatch.setattr("flexcim_sim.cli.demo.checkout", lambda: None)
+    assert main(["demo"]) == 2
+    sentence = "flexcim: the demonstration's own models are in the repository alone; name checkpoints by --models\n"
     assert capsys.readouterr().err == sentence
+    options = command(made_up(), "--models", "a")[-1]
+    assert options.models == [Path("a")]
+    assert options.calibration.exists(), "the texts come with the package"
