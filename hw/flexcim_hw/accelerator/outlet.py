@@ -21,7 +21,7 @@ class Outlet(wiring.Component):
     A word is there one cycle after the beat that completes it (`latency`). A beat is taken and a word given in every
     cycle, whichever is the wider; after a packet's last beat none is taken until its last word has left. So a packet of
     n beats, which fill F = floor(n * D / W) words and perhaps a part of one more, takes max(n, F) + 1 cycles, or with
-    such a part max(n, ceil(F * W / D) + 1) + 1 (`interval`). Valid and ready depend on registers alone.
+    such a part max(n, F + 1, ceil(F * W / D) + 1) + 1 (`interval`). Valid and ready depend on registers alone.
 
     Parameters
     ----------
@@ -54,8 +54,9 @@ class Outlet(wiring.Component):
         """Cycles from the first beat of a packet of so many to that of the next, when beats come and words are
         taken."""
         full, part = divmod(beats * self._beat, self._word)
-        last_word = ceil_div(full * self._word, self._beat) + self.latency if part else full
-        return max(beats, last_word) + self.latency
+        if part:
+            full = max(full, ceil_div(full * self._word, self._beat)) + 1
+        return max(beats, full) + self.latency
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
