@@ -1,10 +1,10 @@
-"""How many samples each measurement of the search takes."""
+"""How many of the samples each measurement of a search takes."""
 
 from __future__ import annotations
 
 import torch
 
-from flexcim_flow.choice.shares import FEWEST_TOKENS, costed, judged, searched
+from flexcim_flow.choice.evidence import FEWEST_TOKENS, costed, judged, searched
 from flexcim_flow.common.options import DEFAULT_LENGTH, DEFAULT_SAMPLES, MEASURED_IMAGES
 from flexcim_flow.model.blocks import find_blocks
 from tests.support.tiny_models import tiny_llama
