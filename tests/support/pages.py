@@ -142,7 +142,7 @@ def run_page(blocks: list[Block], folder: Path, environment: Mapping[str, str], 
     programs = Path(sys.executable).parent
     if any(name.startswith("PIP_") for name in environment):
         programs = _own_environment(folder / ".venv")
-    variables = os.environ | settings | environment | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    variables = {**os.environ, **settings, **environment, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
     printed: str | None = None
     for number, block in enumerate(blocks):
         if block.title is not None:
