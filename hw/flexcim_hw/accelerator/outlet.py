@@ -64,6 +64,8 @@ class Outlet(wiring.Component):
         level = Signal(range(self._units + 1))
         ending = Signal()
         buffer = Signal(self._units * self._unit)
+        # A signal of its own: Verilog would drive a payload of which a process drives a part from two sides.
+        keep = Signal.like(words.payload.keep)
         taken, given = Signal(name="beat_taken"), Signal(name="word_given")
         m.d.comb += [
             beats.ready.eq(~ending & (level <= self._units - self._beat)),
@@ -71,12 +73,13 @@ class Outlet(wiring.Component):
             words.valid.eq((level >= self._word) | ending),
             words.payload.last.eq(ending & (level <= self._word)),
             words.payload.data.eq(buffer),
-            words.payload.keep.eq(~0),
+            words.payload.keep.eq(keep),
             given.eq(words.valid & words.ready),
         ]
         units_to_bytes = self._unit // 8
+        m.d.comb += keep.eq(~0)
         with m.If(level < self._word):
-            m.d.comb += words.payload.keep.eq((1 << (level * units_to_bytes)) - 1)
+            m.d.comb += keep.eq((1 << (level * units_to_bytes)) - 1)
 
         rest = Signal(range(self._units + 1))  # units that stay in this cycle
         m.d.comb += rest.eq(level)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,12 +47,11 @@ class Channel:
     def __init__(self, bus, name, payloads, pause):
         self.bus, self.name, self.payloads, self.pause = bus, name, payloads, pause
         self.shown = False
-        self.taken = []
+        self.taken: list[int] = []
 
-    def offer(self, ctx, allowed=True):
-        """``allowed``: a new word may be shown."""
+    def offer(self, ctx):
         left = len(self.taken) < len(self.payloads)
-        self.shown = left and (self.shown or (allowed and not self.pause()))
+        self.shown = left and (self.shown or not self.pause())
         ctx.set(getattr(self.bus, f"{self.name}valid"), self.shown)
         if self.shown:
             for port, value in self.payloads[len(self.taken)].items():
@@ -68,8 +68,8 @@ class Answers:
 
     def __init__(self, bus, name, ports, pause):
         self.bus, self.name, self.ports, self.pause = bus, name, ports, pause
-        self.waits = None
-        self.taken = []
+        self.waits: tuple[int, ...] | None = None
+        self.taken: list[tuple[int, ...]] = []
 
     def offer(self, ctx):
         self.ready = not self.pause()
@@ -78,10 +78,9 @@ class Answers:
     def take(self, ctx, cycle):
         valid = ctx.get(getattr(self.bus, f"{self.name}valid"))
         shown = tuple(ctx.get(getattr(self.bus, port)) for port in self.ports) if valid else None
-        assert self.waits is None or shown == self.waits
-        taken = valid and self.ready
-        self.waits = None if taken else shown
-        if taken:
+        assert self.waits is None or shown == self.waits, "an answer that was not taken must stay"
+        self.waits = None if self.ready else shown
+        if self.ready and shown is not None:
             self.taken.append((cycle, *shown))
 
 
@@ -92,7 +91,7 @@ def play_axi(writes, reads, shares, cycles=1000):
     pauses = {name: (lambda share=share: bool(rng.random() < share)) for name, share in shares.items()}
     addresses = [{"awaddr": address} for address, _, _ in writes]
     words = [{"wdata": word, "wstrb": strobe} for _, word, strobe in writes]
-    ends = {
+    ends: dict[str, Any] = {
         "aw": Channel(bus, "aw", addresses, pauses["aw"]),
         "w": Channel(bus, "w", words, pauses["w"]),
         "b": Answers(bus, "b", ["bresp"], pauses["b"]),
@@ -209,7 +208,8 @@ def test_wishbone_accesses_act_once_and_are_answered(share):
     ]
     answers, registers = play_wishbone(accesses, share)
     assert len(answers) == len(accesses)
-    model, writes = {}, []
+    model: dict[int, int] = {}
+    writes: list[tuple[int, int, int]] = []
     for (address, word, select), (begun, cycle, ack, data) in zip(accesses, answers, strict=True):
         assert cycle == begun + WishboneBridge.latency
         whole = word is None or select == 15

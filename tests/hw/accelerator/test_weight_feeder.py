@@ -78,7 +78,7 @@ def play(config, loads, cycles, pause=lambda: False, halt_from=None):
             ctx.set(feeder.halt, halt_from is not None and cycle + 1 >= halt_from)
 
         ctx.set(feeder.halt, halt_from == 0)
-        ends = [played.instructions, played.words, *played.commands, *played.beats]
+        ends: list[Sink | Source] = [played.instructions, played.words, *played.commands, *played.beats]
         await exchange_all(ctx, ends, cycles, look)
 
     simulate(feeder, bench)
