@@ -181,7 +181,7 @@ def test_options_that_do_not_fit_are_refused(folder, text, tmp_path):
         prune(asked(folder, sparsity=0.5, calibration=text, evaluation=tmp_path / "missing"))
 
 
-def test_flow_by_default_updates_what_it_keeps(folder, text, other, result):
+def test_the_default_method_updates_what_it_keeps(folder, text, other, result):
     measured = prune(asked(folder, sparsity=TARGET, calibration=text, evaluation=other, samples=5, length=40, seed=7))
     assert (
         measured.request.source,
