@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from flexcim_flow.choice.evidence import FEWEST_TOKENS, costed, judged, searched
 from flexcim_flow.common.options import DEFAULT_LENGTH, DEFAULT_SAMPLES, MEASURED_IMAGES
 from flexcim_flow.model.blocks import find_blocks
 from tests.support.tiny_models import tiny_llama
+
+pytestmark = pytest.mark.torch
 
 IMAGES = torch.zeros(MEASURED_IMAGES + 5, 3, 4, 4)
 

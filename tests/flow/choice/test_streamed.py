@@ -26,6 +26,8 @@ from flexcim_flow.samples.text import mask_places
 from tests.support.model_families import MASK, sharp_family, tiny_family, tiny_inputs
 from tests.support.tiny_models import save_tiny, tiny_llama, tiny_mamba2
 
+pytestmark = pytest.mark.torch
+
 # Two batches, and sequences that are shorter than the samples.
 SAMPLES = torch.randint(256, (8, 200), generator=torch.Generator().manual_seed(0))
 GUARD = torch.randint(256, (3, 24), generator=torch.Generator().manual_seed(1))

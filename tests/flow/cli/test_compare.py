@@ -12,6 +12,8 @@ from flexcim_flow.compare import comparison
 from tests.support.comparisons import comparison_inputs, words
 from tests.support.tiny_models import OTHER_TEXT
 
+pytestmark = pytest.mark.torch
+
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):

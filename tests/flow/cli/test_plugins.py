@@ -25,6 +25,8 @@ from tests.support.plugins import install_plugin
 from tests.support.prune_requests import asked
 from tests.support.tiny_models import TEXT, save_tiny, tiny_llama
 
+pytestmark = pytest.mark.torch
+
 README = (Path(__file__).resolve().parents[3] / "flow" / "README.md").read_text(encoding="utf-8")
 SCORE, REGISTRATION = re.findall(r"```(?:python|toml)\n(.*?)```", README, flags=re.DOTALL)
 

@@ -27,6 +27,8 @@ from tests.support.model_families import FAMILIES, FAMILY_LAYERS, MASK, sharp_fa
 from tests.support.prune_requests import asked
 from tests.support.tiny_models import OTHER_TEXT, TEXT, save_tiny
 
+pytestmark = pytest.mark.torch
+
 PATTERN = Pattern(2, 4)
 
 

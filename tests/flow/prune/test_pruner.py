@@ -25,6 +25,8 @@ from flexcim_flow.samples.text import TextError, read_text, tokenize
 from tests.support.prune_requests import asked
 from tests.support.tiny_models import OTHER_TEXT, TEXT
 
+pytestmark = pytest.mark.torch
+
 TARGET = 0.6
 
 

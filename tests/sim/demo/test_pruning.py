@@ -17,6 +17,8 @@ from tests.support.demo_reports import layer
 from tests.support.model_families import tiny_family
 from tests.support.tiny_models import OTHER_TEXT, TEXT, save_tiny, tiny_llama, tiny_mamba2
 
+pytestmark = pytest.mark.torch
+
 
 def test_the_chosen_layers_differ_as_much_as_possible():
     layers = [
