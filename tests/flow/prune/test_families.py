@@ -170,7 +170,7 @@ def contents(folder) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_flow_keeps_what_an_encoder_predicts(encoder, monkeypatch):
+def test_the_measured_choice_keeps_what_an_encoder_predicts(encoder, monkeypatch):
     assert encoder.chooser == "measured"
     within = tried(prune(encoder), Search.IN_MEMORY)
     monkeypatch.setattr(measured, "BENCH_BYTES", 1000)
