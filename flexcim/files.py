@@ -5,13 +5,22 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-__all__ = ["check_writable", "named_folder", "new_folder", "write_bytes", "write_text"]
+__all__ = [
+    "check_writable",
+    "named_folder",
+    "new_folder",
+    "numbered_stem",
+    "write_bytes",
+    "write_text",
+    "writing",
+]
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -20,12 +29,20 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     Raises
     ------
     OSError
-        If the file cannot be written; what stood there before is unharmed.
+        If the file cannot be written, which it names; what stood there before is unharmed.
     """
     target = Path(path)
     with contextlib.suppress(FileNotFoundError):
         if target.read_bytes() == data:
             return
+    try:
+        _replace(target, data)
+    except OSError as error:
+        error.filename, error.filename2 = str(target), None  # nobody knows the temporary file
+        raise
+
+
+def _replace(target: Path, data: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -91,6 +108,36 @@ def check_writable(*paths: str | os.PathLike[str]) -> None:
             raise OSError(error.errno, error.strerror, str(path.parent)) from None
 
 
+@contextlib.contextmanager
+def writing(
+    path: str | os.PathLike[str], error: Callable[[str], Exception], kept: Callable[[], str] = str
+) -> Iterator[None]:
+    """Turn a failure to write, in here, into an error whose one sentence says what could not be written, and why.
+
+    Named is the path, or what in it was in the way; what was in the way elsewhere, such as a folder above, stands
+    beside the reason.
+
+    Parameters
+    ----------
+    path : path
+        The file or the folder that the user named.
+    error : callable
+        Makes the error of the sentence: its type.
+    kept : callable
+        Says, after a failure, what to put behind the sentence, such as what is kept of the work; by default nothing.
+    """
+    try:
+        yield
+    except OSError as failure:
+        named, where = os.fspath(path), ""
+        obstacle = os.fsdecode(failure.filename) if isinstance(failure.filename, (str, bytes)) else named
+        if Path(obstacle).absolute().is_relative_to(Path(named).absolute()):
+            named = obstacle
+        elif os.path.lexists(obstacle):  # not a temporary file, which nobody knows
+            where = f"{obstacle}: "
+        raise error(f"{named}: cannot be written ({where}{failure.strerror}){kept()}") from None
+
+
 def named_folder(text: str | os.PathLike[str]) -> Path:
     """The folder that an option names; an empty name, which `Path` takes for the current folder, is a slip.
 
@@ -102,6 +149,11 @@ def named_folder(text: str | os.PathLike[str]) -> Path:
     if not os.fspath(text):
         raise ValueError("a folder must have a name, not ''")
     return Path(text)
+
+
+def numbered_stem(index: int, name: str) -> str:
+    """The beginning of the name of a file for one of several things, whatever they are called: no other has it."""
+    return f"{index:04}_{re.sub(r'[^A-Za-z0-9._-]', '_', name)[:80]}"
 
 
 def _umask() -> int:

@@ -18,11 +18,10 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Column, Table
 
 from flexcim.accelerator.bus_words import run_words, tile_words
+from flexcim.cli.console import shown_steps, table_console
 from flexcim.compiler.layer import CompiledLayer, compile_layer
 from flexcim.compiler.mapping import vector_beats
 from flexcim.compiler.schedule import Bounds
@@ -47,9 +46,6 @@ DENSE = Pattern(1, 1)
 PREFILL_SHARE, DECODE_SHARE, GENERATION_RATIO = 0.90, 0.95, 1.5
 GENERATIONS = 3
 """Times that each Verilog is generated; the fastest counts."""
-
-PIPED_WIDTH = 150
-"""Columns of the tables where nobody says how wide a line may be."""
 
 
 # -- limits ------------------------------------------------------------------------------------------------------------
@@ -291,16 +287,13 @@ def main(seed: Annotated[int, typer.Option(help="Seed of weights and activations
     weight bus and port can bring. 512 x 512 is simulated as RTL, in which sums and cycles must be right; larger layers
     are the cycle model's. Exits with 1 if a target is missed.
     """
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = PIPED_WIDTH
+    console = table_console()
     console.print(f"seed {seed}, prefill of {VECTORS} vectors, one activation bit per cycle")
     configs = {name: ACCELERATOR_PRESETS[name] for name in NAMES}
     measured: dict[str, list[Measurement]] = {}
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("simulating", total=len(configs) * len(LARGEST.macro.patterns))
+    with shown_steps(len(configs) * len(LARGEST.macro.patterns)) as steps:
         for name, config in configs.items():
-            simulate(config, seed, lambda: progress.advance(task))
+            simulate(config, seed, steps.done)
             measured[name] = [
                 Measurement.of(config, shape, pattern) for shape in SHAPES for pattern in config.macro.patterns
             ]

@@ -34,8 +34,8 @@ from flexcim.compiler.model import LayerShape, compile_model
 from flexcim.config.accelerator import AcceleratorConfig, accelerator_preset
 from flexcim.config.pattern import Pattern, union
 from flexcim.files import write_text
+from flexcim.quiet import quiet
 from flexcim_flow.common.options import DEFAULT_SAMPLES, Update
-from flexcim_flow.common.quiet import quiet
 from flexcim_flow.layer.masks import nm_mask
 from flexcim_flow.layer.quantization import QuantizedLinear, quantize_weights
 from flexcim_flow.layer.scores import wanda_scores

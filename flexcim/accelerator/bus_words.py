@@ -14,12 +14,30 @@ __all__ = ["result_vectors", "run_image", "run_words", "tile_image", "tile_words
 
 
 def tile_words(config: AcceleratorConfig, rows: int) -> int:
-    """Words of the image of a tile of ``rows`` slot rows on the weight bus."""
+    """Words of a tile's image on the weight bus: ceil(R' * S * C * (W + index_bits) / weight_bus).
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        The accelerator.
+    rows : int
+        R', slot rows of the tile.
+    """
     return ceil_div(config.macro.weight_beats(rows) * config.weight_beat_bits, config.weight_bus)
 
 
 def run_words(config: AcceleratorConfig, vectors: int, beats: int) -> int:
-    """Words of the image of a run's vectors, of so many beats each, on the activation bus."""
+    """Words of a run's image on the activation bus: ceil(V * beats * P * A / activation_bus).
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        The accelerator.
+    vectors : int
+        V, vectors of the run.
+    beats : int
+        Beats of each vector, `MacroConfig.vector_beats`.
+    """
     return ceil_div(vectors * beats * config.activation_beat_bits, config.activation_bus)
 
 

@@ -227,7 +227,14 @@ def encode(instruction: Instruction | None, config: MacroConfig) -> int:
 
 
 def decode(word: int, config: MacroConfig) -> Instruction | None:
-    """The instruction of a 128-bit word; None for the ``END``.
+    """The instruction of a 128-bit word; None for the ``END``. The inverse of `encode`.
+
+    Parameters
+    ----------
+    word : int
+        The word, not negative.
+    config : MacroConfig
+        The macros, whose menu numbers the patterns.
 
     Raises
     ------
@@ -317,7 +324,17 @@ class AcceleratorProgram:
         return plain
 
     def words(self, config: MacroConfig) -> NDArray[np.uint32]:
-        """The program memory's image: uint32 [instructions + 1, 4], the ``END`` last.
+        """The program memory's image, the ``END`` last.
+
+        Parameters
+        ----------
+        config : MacroConfig
+            The macros, whose menu numbers the patterns.
+
+        Returns
+        -------
+        uint32 [instructions + 1, 4]
+            The words of each instruction, the lowest first.
 
         Raises
         ------
@@ -331,6 +348,13 @@ class AcceleratorProgram:
     @classmethod
     def from_words(cls, words: Sequence[Sequence[int]] | NDArray[np.uint32], config: MacroConfig) -> AcceleratorProgram:
         """Read a program memory's image up to its first ``END``; the inverse of `words`.
+
+        Parameters
+        ----------
+        words : uint32 [instructions, 4]
+            The words of each instruction, the lowest first; what follows an ``END`` is not read.
+        config : MacroConfig
+            The macros, whose menu numbers the patterns.
 
         Raises
         ------

@@ -210,7 +210,8 @@ def register(name: str) -> Register:
 
 
 def constant_fields(config: AcceleratorConfig) -> Mapping[tuple[str, str], int]:
-    """Fields whose value follows from the configuration, by register and field."""
+    """Values of the fields that tell what was built, by the names of register and field: all that is not 0 after a
+    reset."""
     return MappingProxyType(
         {
             ("ID", "version"): VERSION,

@@ -1,4 +1,4 @@
-"""A table of subcommands, each of which is imported from its wing only when it is called."""
+"""A table of subcommands, each of which is imported only when it is called: from its wing, or from another package."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from types import MappingProxyType
 from typing import Any
 
@@ -17,8 +18,12 @@ import typer
 
 from flexcim.cli.output import ClosedPipeError, watched_output
 from flexcim.errors import FlexCiMError
+from flexcim.plugins import PluginError, discovered, loaded, provider
 
-__all__ = ["SUBCOMMANDS", "Subcommand", "carry_out"]
+__all__ = ["GROUP", "SUBCOMMANDS", "Subcommand", "carry_out"]
+
+GROUP = "flexcim.commands"
+"""The group of entry points by which other packages add subcommands: functions, of which typer makes commands."""
 
 _CLOSED_PIPE = 1
 """Exit code when nobody reads the output any more; it needs no message, as with other programs."""
@@ -43,15 +48,61 @@ class Subcommand:
         Function in it; typer makes the command line of its parameters.
     help : str
         The line that ``flexcim --help`` shows.
+    extra : str
+        The extras of the package that bring the libraries that it needs, with commas between them.
     """
 
     module: str
     function: str
     help: str
+    extra: str = ""
 
     def load(self) -> Callable[..., Any]:
         """Import the subcommand's function."""
         function: Callable[..., Any] = getattr(importlib.import_module(self.module), self.function)
+        return function
+
+
+@dataclass(frozen=True)
+class AddedSubcommand:
+    """A subcommand that another package adds.
+
+    Parameters
+    ----------
+    entry : EntryPoint
+        Where it lives.
+    """
+
+    entry: EntryPoint
+
+    @property
+    def help(self) -> str:
+        """The line that ``flexcim --help`` shows, for which nothing is imported."""
+        return f"Added by {provider(self.entry)}."
+
+    @property
+    def extra(self) -> str:
+        """None: what the package lacks is not FlexCiM's to bring."""
+        return ""
+
+    def load(self) -> Callable[..., Any]:
+        """Import the subcommand's function.
+
+        Raises
+        ------
+        PluginError
+            If that fails, or it is nothing that typer can make a command of.
+        """
+        function: Callable[..., Any] = loaded(self.entry)
+        trial = typer.Typer(add_completion=False)
+        try:
+            trial.command()(function)
+            typer.main.get_command(trial)
+        except Exception as error:
+            raise PluginError(
+                f"{provider(self.entry)} adds {self.entry.name!r} to {GROUP}, but typer can make no command of "
+                f"{self.entry.value} ({' '.join(str(error).split())})"
+            ) from error
         return function
 
 
@@ -61,26 +112,41 @@ SUBCOMMANDS: Mapping[str, Subcommand] = MappingProxyType(
         "generate": Subcommand(
             "flexcim_hw.cli.generate", "generate", "Generate the Verilog of a macro or an accelerator."
         ),
-        "verify": Subcommand("flexcim_sim.cli.verify", "verify", "Check generated Verilog against the golden model."),
+        "verify": Subcommand(
+            "flexcim_sim.cli.verify", "verify", "Check generated Verilog against the golden model.", extra="sim"
+        ),
         "prune": Subcommand(
-            "flexcim_flow.cli.prune", "prune", "Prune a model, with a pattern for each layer, and pack it."
+            "flexcim_flow.cli.prune",
+            "prune",
+            "Prune a model, with a pattern for each layer, and pack it.",
+            extra="flow",
         ),
         "compare": Subcommand(
-            "flexcim_flow.cli.compare", "compare", "Prune a model in several ways, and measure each."
+            "flexcim_flow.cli.compare", "compare", "Prune a model in several ways, and measure each.", extra="flow"
         ),
         "nest": Subcommand(
-            "flexcim_flow.cli.nest", "nest", "Give a pruned model a denser plan that shares its weights."
+            "flexcim_flow.cli.nest", "nest", "Give a pruned model a denser plan that shares its weights.", extra="flow"
         ),
         "compile": Subcommand("flexcim.cli.compile", "compile_packed", "Compile a packed model for an accelerator."),
-        "cycles": Subcommand("flexcim.cli.compile", "cycles", "Tell what each layer costs, and what bounds it."),
-        "generate-text": Subcommand(
-            "flexcim_sim.cli.generate_text", "generate_text", "Let a pruned model write on an accelerator."
+        "cycles": Subcommand(
+            "flexcim.cli.cycles", "cycles", "Tell what each layer costs, and what bounds it.", extra="plots"
         ),
-        "demo": Subcommand("flexcim_sim.cli.demo", "demo", "Prune a model, run it on the engine and write a report."),
+        "generate-text": Subcommand(
+            "flexcim_sim.cli.generate_text",
+            "generate_text",
+            "Let a pruned model write on an accelerator.",
+            extra="flow,sim",
+        ),
+        "demo": Subcommand(
+            "flexcim_sim.cli.demo",
+            "demo",
+            "Prune a model, run it on the engine and write a report.",
+            extra="flow,sim",
+        ),
         "presets": Subcommand("flexcim.cli.presets", "presets", "List the configurations that have a name."),
     }
 )
-"""All subcommands, in the order in which ``flexcim --help`` shows them."""
+"""FlexCiM's own subcommands, in the order in which ``flexcim --help`` shows them. NAME is in ``<wing>/cli/NAME.py``."""
 
 
 class _InterruptedError(Exception):
@@ -88,7 +154,14 @@ class _InterruptedError(Exception):
 
 
 def carry_out(arguments: Sequence[str], subcommands: Mapping[str, Subcommand]) -> int:
-    """Carry out a command line on a table of subcommands; returns the exit code, see `flexcim.cli.main`.
+    """Carry out a command line; returns the exit code, see `flexcim.cli.main`.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        The words after ``flexcim``.
+    subcommands : mapping of str to Subcommand
+        FlexCiM's own; those of other packages are sought only where their names matter.
 
     Raises
     ------
@@ -107,19 +180,31 @@ def carry_out(arguments: Sequence[str], subcommands: Mapping[str, Subcommand]) -
         raise KeyboardInterrupt from None
 
 
-def _run(arguments: Sequence[str], subcommands: Mapping[str, Subcommand]) -> int:
+def _run(arguments: Sequence[str], own: Mapping[str, Subcommand]) -> int:
     if not arguments:
-        _run(["--help"], subcommands)
+        _run(["--help"], own)
         return _USAGE_ERROR
     called = _called(arguments)
+    subcommands: dict[str, Subcommand | AddedSubcommand] = dict(own)
+    if called not in own:
+        subcommands |= {name: AddedSubcommand(entry) for name, entry in discovered(GROUP, taken=own).items()}
     if called is not None and called not in subcommands:
         near = difflib.get_close_matches(called, subcommands, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(subcommands)}"
         raise FlexCiMError(f"unknown subcommand {called!r}; {hint}")
-    # Not 'app()', which would replace sys.excepthook.
-    command = typer.main.get_command(_build(called, subcommands))
     try:
+        # Not 'app()', which would replace sys.excepthook.
+        command = typer.main.get_command(_build(called, subcommands))
         code = command.main(args=list(arguments), prog_name="flexcim", standalone_mode=False)
+    except ModuleNotFoundError as error:
+        extra = subcommands[called].extra if called else ""
+        library = error.name or ""
+        # What lacks a dot is a library; a part that a library or FlexCiM itself lacks is a bug.
+        if not extra or not library or "." in library:
+            raise
+        raise FlexCiMError(
+            f"{called} needs {library}, which is not installed: pip install 'flexcim[{extra}]'"
+        ) from None
     except _USAGE_EXCEPTION as error:
         raise FlexCiMError(f"{_sentence(error)}; see '{_misused(error, arguments)} --help'") from None
     except typer.Abort:
@@ -156,7 +241,7 @@ def _sentence(error: Any) -> str:
     return f"{message[:1].lower()}{message[1:]}"
 
 
-def _build(called: str | None, subcommands: Mapping[str, Subcommand]) -> typer.Typer:
+def _build(called: str | None, subcommands: Mapping[str, Subcommand | AddedSubcommand]) -> typer.Typer:
     """The command line, with the function of the one subcommand that is called."""
     app = typer.Typer(add_completion=False)
     app.callback()(_top)

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import tomli_w
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
+from flexcim.cli.console import table_console
 from flexcim.config.accelerator import ACCELERATOR_PRESETS
 from flexcim.config.macro import PRESETS
 from flexcim.config.parameters import ANY, Configuration, parameters, toml_text
 from flexcim.config.presets import REGISTRY, Preset, find_preset
 
 __all__ = ["presets"]
-
-_PIPED_WIDTH = 120
-"""Width of the table where nobody says how wide a line may be."""
 
 
 def presets(
@@ -32,9 +28,7 @@ def presets(
     if name is not None:
         print(_document(find_preset(name)), end="")
         return
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = _PIPED_WIDTH
+    console = table_console()
     console.print("presets")
     width = max(len(row.name) for row in REGISTRY)
     for row in REGISTRY:

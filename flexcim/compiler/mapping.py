@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 from flexcim.accelerator.instructions import INSTRUCTION_FIELDS, Opcode
 from flexcim.config.accelerator import AcceleratorConfig
-from flexcim.config.macro import ceil_div
 from flexcim.errors import FlexCiMError
 from flexcim.macro.commands import MAX_VECTORS
 from flexcim.packed.tiling import LayerTiling
 
-__all__ = ["CompileError", "Mapping", "Round", "candidate_mappings", "cut", "layer_rounds", "vector_beats"]
+__all__ = ["CompileError", "Mapping", "Round", "candidate_mappings", "layer_rounds", "vector_beats"]
 
 _MAX_WORDS = (1 << INSTRUCTION_FIELDS[Opcode.RUN]["words"][1]) - 1
 """Words that one run can name."""
@@ -67,7 +65,17 @@ class Round:
 
 
 def layer_rounds(config: AcceleratorConfig, tiling: LayerTiling, width: int) -> list[Round]:
-    """A layer's output tiles in rounds of ``width``, the teams in turn; the last round may be smaller."""
+    """A layer's output tiles in rounds, the teams in turn; the last round may be smaller.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        The accelerator.
+    tiling : LayerTiling
+        The layer.
+    width : int
+        Output tiles of a round, which are macros of a run: 1 to ``config.macros``.
+    """
     teams = config.macros // width
     rounds = []
     for index, first in enumerate(range(0, tiling.output_tiles, width)):
@@ -84,12 +92,6 @@ def vector_beats(tiling: LayerTiling) -> list[int]:
         macro.vector_beats(macro.window(tile.pattern, tiling.groups), tile.rows)
         for tile in tiling.tiles[: tiling.k_tiles]
     ]
-
-
-def cut(vectors: int, most: int) -> list[range]:
-    """Cut 0 ... vectors - 1 into the fewest ranges of at most ``most``, whose sizes differ by one at most."""
-    count = ceil_div(vectors, most)
-    return [range(*edges) for edges in pairwise(part * vectors // count for part in range(count + 1))]
 
 
 def candidate_mappings(config: AcceleratorConfig, tiling: LayerTiling, vectors: int, banks: int) -> Iterator[Mapping]:

@@ -53,6 +53,13 @@ class LayerShape:
 def pattern_on(config: AcceleratorConfig, pattern: Pattern) -> Pattern:
     """The pattern itself if the menu has it, otherwise dense, where zeros are weights like others.
 
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        The accelerator, whose macros have the menu.
+    pattern : Pattern
+        The layer's pattern.
+
     Raises
     ------
     CompileError
@@ -80,6 +87,13 @@ def patterns_on(config: AcceleratorConfig, patterns: tuple[Pattern, ...]) -> tup
 
 def layer_shapes(model: PackedModel, config: AcceleratorConfig) -> list[LayerShape]:
     """The layers of a packed model, as an accelerator can run them; no array is read.
+
+    Parameters
+    ----------
+    model : PackedModel
+        The model, under the plan that is to run.
+    config : AcceleratorConfig
+        The accelerator; its macros may differ from the one that the model is packed for.
 
     Raises
     ------
@@ -195,7 +209,21 @@ def _plan(
 
 
 def layer_cells(packed: PackedLayer, compiled: CompiledLayer) -> tuple[NDArray[np.int8], NDArray[np.uint8]]:
-    """A packed layer's weights and offsets as the compiled layer places them, both [tile, row, sub_macro, column].
+    """A packed layer's cells as the compiled layer places them: moved, where G, menu or macro differ.
+
+    Parameters
+    ----------
+    packed : PackedLayer
+        The layer as it is packed.
+    compiled : CompiledLayer
+        The same layer as it is to run.
+
+    Returns
+    -------
+    weights : int8 [tile, row, sub_macro, column]
+        Weights of the cells, for ``compiled.tiling``.
+    offsets : uint8 [tile, row, sub_macro, column]
+        Their offsets.
 
     Raises
     ------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from flexcim.compiler.mapping import CompileError
 from flexcim.compiler.model import layer_cells
 from flexcim.config.accelerator import AcceleratorConfig
 from flexcim.config.macro import ceil_div
-from flexcim.files import check_writable, new_folder
+from flexcim.files import check_writable, new_folder, numbered_stem, writing
 from flexcim.packed.layer import PackedLayer
 from flexcim.packed.model import PackedModel
 
@@ -37,11 +36,9 @@ def check_compiled(path: str | os.PathLike[str]) -> None:
         If the folder holds something else or cannot be written.
     """
     target = Path(path).resolve()
-    try:
+    with writing(target, CompileError):
         _check_replaceable(target)
         check_writable(target.parent / f".{target.name}.new")  # it is filled beside its place
-    except OSError as error:
-        raise CompileError(f"{target}: cannot be written ({error.strerror})") from None
 
 
 def write_compiled(
@@ -73,7 +70,7 @@ def write_compiled(
         If the folder holds something else or cannot be written, or a layer cannot be placed.
     """
     target = Path(path).resolve()
-    try:
+    with writing(target, CompileError):
         _check_replaceable(target)
         with new_folder(target) as folder:
             entries = [
@@ -87,8 +84,6 @@ def write_compiled(
             }
             text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
             (folder / SCHEDULE).write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise CompileError(f"{target}: cannot be written ({error.strerror})") from None
 
 
 def _check_replaceable(target: Path) -> None:
@@ -107,7 +102,7 @@ def _check_replaceable(target: Path) -> None:
 
 def _write_layer(folder: Path, index: int, packed: PackedLayer, layer: CompiledLayer) -> dict[str, Any]:
     """Write a layer's files, and say what they hold."""
-    stem = f"{index:04}_{re.sub(r'[^A-Za-z0-9._-]', '_', packed.name)[:80]}"
+    stem = numbered_stem(index, packed.name)
     image = layer.weight_image(*layer_cells(packed, layer))
     (folder / f"{stem}.weights.bin").write_bytes(image.tobytes())
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 from flexcim.accelerator.bus_words import run_words, tile_words
 from flexcim.accelerator.instructions import LoadTile, RunTiles
-from flexcim.compiler.mapping import CompileError, Mapping, Round, cut, layer_rounds, vector_beats
+from flexcim.compiler.mapping import CompileError, Mapping, Round, layer_rounds, vector_beats
 from flexcim.config.accelerator import AcceleratorConfig
 from flexcim.config.macro import ceil_div
+from flexcim.macro.program import cut_vectors
 from flexcim.packed.tiling import LayerTiling
 
 __all__ = ["Bounds", "Placement", "ResultPart", "RunPart", "Schedule", "place_resident", "schedule_layer"]
@@ -218,7 +219,7 @@ def schedule_layer(
     if vectors < 1:
         raise CompileError(f"a layer must multiply at least one vector, not {vectors}")
     rounds = layer_rounds(config, tiling, mapping.width)
-    chunks = cut(vectors, mapping.chunk)
+    chunks = cut_vectors(vectors, mapping.chunk)
     builder = _Builder(config, tiling, resident)
     loading: list[LoadTile] = []
     if resident is not None:

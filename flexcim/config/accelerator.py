@@ -199,4 +199,4 @@ def names_accelerator(path: str | os.PathLike[str]) -> bool:
         If the file cannot be read or is no TOML.
     """
     document = read_toml(path)
-    return "accelerator" in document or document.get("preset") in ACCELERATOR_PRESETS
+    return "accelerator" in document or document.get("preset") in list(ACCELERATOR_PRESETS)  # a list has no hash

@@ -218,7 +218,7 @@ class MacroConfig(Configuration):
             )
 
     def window(self, pattern: Pattern, groups: int) -> int:
-        """w, consecutive inputs that one slot row covers: (J / n) * m."""
+        """w, consecutive inputs that one slot row covers: (J / n) * m, with J = S / G; the mode must be legal."""
         return self.sub_macros // groups // pattern.n * pattern.m
 
     @cached_property
@@ -241,16 +241,17 @@ class MacroConfig(Configuration):
         )
 
     def vector_beats(self, window: int, rows: int) -> int:
-        """Activation beats of a vector of ``rows`` windows."""
+        """Activation beats of a vector of ``rows`` windows, of ``window`` inputs each: ceil(rows / f), or, if a window
+        is wider than the port, rows * ceil(window / P)."""
         f = self.windows_per_beat(window)
         return ceil_div(rows, f) if f else rows * ceil_div(window, self.activation_port)
 
     def weight_beats(self, rows: int) -> int:
-        """Weight beats of a tile of ``rows`` slot rows."""
+        """Weight beats of a tile of ``rows`` slot rows: rows * S * C / q."""
         return rows * self.sub_macros * self.columns // self.weight_port
 
     def result_beats(self, groups: int) -> int:
-        """Result beats of a vector."""
+        """Result beats of a vector: ceil(G * C / result_port)."""
         return ceil_div(self.tile_outputs(groups), self.result_port)
 
     def phases(self, pattern: Pattern) -> int:

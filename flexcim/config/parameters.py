@@ -157,7 +157,7 @@ class Parameter:
 
     @property
     def range_text(self) -> str:
-        """The values that it may have, as a table shows them; how far a power of two reaches is the range alone."""
+        """The values that it may have, as a table shows them: both ends, all words, or nothing for a menu."""
         if self.kind is bool:
             return "true, false"
         if self.choices:
@@ -175,12 +175,17 @@ class Parameter:
 
 
 def toml_text(value: bool | int | str) -> str:
-    """A number, a switch or a word as it is written in TOML, a word without its quotation marks."""
+    """A number, a switch or a word as TOML has it, but a word without its quotation marks."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def parameters(kind: type[Configuration]) -> tuple[Parameter, ...]:
-    """All rows of a configuration's class, in the order of its fields.
+    """All rows of a configuration, in the order of its fields.
+
+    Parameters
+    ----------
+    kind : type
+        The class of the configuration.
 
     Raises
     ------

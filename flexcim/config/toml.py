@@ -11,7 +11,7 @@ from typing import Any
 import tomli_w
 
 from flexcim.config.errors import ConfigError
-from flexcim.files import write_text
+from flexcim.files import write_text, writing
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -48,10 +48,8 @@ def write_toml(path: str | os.PathLike[str], document: Mapping[str, Any]) -> Non
     ConfigError
         If the file cannot be written; the message names it.
     """
-    try:
+    with writing(path, ConfigError):
         write_text(path, tomli_w.dumps(document))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 @contextlib.contextmanager

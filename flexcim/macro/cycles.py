@@ -30,8 +30,7 @@ __all__ = [
 
 PIPELINE_CYCLES = 5
 """Cycles from a vector's last issue cycle to the first of its results: lanes, column sums, merged sums, slice
-accumulator and the
-result entry with the sum over K tiles take one each."""
+accumulator, and the result entry with the sum over K tiles take one each."""
 
 
 class CycleError(FlexCiMError):
@@ -69,7 +68,19 @@ def result_entries(config: MacroConfig) -> int:
 
 
 def vector_cycles(config: MacroConfig, pattern: Pattern, groups: int, rows: int, *, emits: bool) -> int:
-    """c, cycles between vectors in the steady state: max(T * A / b, beats, result beats if the results leave)."""
+    """c, cycles between vectors in the steady state: max(T * A / b, beats, result beats if the results leave).
+
+    Parameters
+    ----------
+    config : MacroConfig
+        The macro.
+    pattern, groups : Pattern, int
+        The run's mode.
+    rows : int
+        Slot rows that take part.
+    emits : bool
+        Whether the results leave, as they do on the last K tile.
+    """
     beats = config.vector_beats(config.window(pattern, groups), rows)
     return max(config.issue_cycles(pattern), beats, config.result_beats(groups) if emits else 0)
 
@@ -114,6 +125,13 @@ def program_cycles(config: MacroConfig, program: Program) -> ProgramCycles:
     """Carry out the recurrences of docs/architecture.md, section 3.3, over a program.
 
     Within a run the recurrence becomes periodic after a few vectors; the rest is then extrapolated, exactly.
+
+    Parameters
+    ----------
+    config : MacroConfig
+        The macro, after a reset.
+    program : Program
+        A legal program.
 
     Raises
     ------
@@ -184,6 +202,22 @@ def paper_layer_cycles(config: MacroConfig, outputs: int, inputs: int, pattern: 
 
     Each tile has S * R cells of each of C columns at G = 1, and passes a vector in A / b cycles; loads and latency
     cost nothing.
+
+    Parameters
+    ----------
+    config : MacroConfig
+        Gives the cells, and A / b.
+    outputs, inputs : int
+        Shape of the layer's weight matrix.
+    pattern : Pattern
+        Its pattern, on the menu or not.
+    vectors : int
+        Vectors to multiply.
+
+    Raises
+    ------
+    CycleError
+        If a block needs more cells than a column has.
     """
     blocks = config.sub_macros * config.rows // paper_cells_per_block(pattern)
     if not blocks:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TypeAlias
 
+from flexcim.config.macro import ceil_div
 from flexcim.macro.commands import Load, Run
 
-__all__ = ["LoadStep", "Program", "RunStep", "Step"]
+__all__ = ["LoadStep", "Program", "RunStep", "Step", "cut_vectors"]
 
 
 @dataclass(frozen=True)
@@ -101,3 +103,22 @@ class Program:
     def runs(self) -> tuple[Run, ...]:
         """The run stream: the commands alone."""
         return tuple(step.command for step in self.run_steps)
+
+
+def cut_vectors(vectors: int, most: int) -> list[range]:
+    """Cut the vectors of a layer into the fewest runs of nearly equal sizes.
+
+    Parameters
+    ----------
+    vectors : int
+        How many there are.
+    most : int
+        Most vectors of a run.
+
+    Returns
+    -------
+    list of range
+        0 ... vectors - 1 in order; the sizes differ by one at most.
+    """
+    count = ceil_div(vectors, most)
+    return [range(*edges) for edges in pairwise(part * vectors // count for part in range(count + 1))]

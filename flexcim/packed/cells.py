@@ -130,7 +130,27 @@ def unpack_layer(tiling: LayerTiling, weights: NDArray[np.int8], offsets: NDArra
 def unpack_parts(
     tiling: LayerTiling, weights: NDArray[np.int8], offsets: NDArray[np.uint8]
 ) -> tuple[NDArray[np.int8], ...]:
-    """The same for each part: the base, and the rest if the layer is nested; no place is in both."""
+    """Read the weights of each part of a layer back from the cells of its tiles.
+
+    Parameters
+    ----------
+    tiling : LayerTiling
+        The layer's tiling.
+    weights : int8 [tile, row, sub_macro, column]
+        Weights of the cells.
+    offsets : uint8 [tile, row, sub_macro, column]
+        Their offsets.
+
+    Returns
+    -------
+    tuple of int8 [outputs, inputs]
+        The base, and the rest if the layer is nested; no place has a weight in both.
+
+    Raises
+    ------
+    TypeError, TilingError, SlotError
+        As `unpack_layer` does.
+    """
     values = _collect(tiling, "weights", weights)
     reaches = _collect(tiling, "offsets", offsets)
     parts = tuple(

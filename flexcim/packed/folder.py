@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from flexcim.files import new_folder
+from flexcim.files import new_folder, numbered_stem, writing
 from flexcim.packed.layer import ARRAYS, LazyLayers, PackedError, PackedLayer
 from flexcim.packed.manifest import LAYER_SUFFIX, MANIFEST, Entry, Manifest, is_manifest, read_manifest
 from flexcim.packed.model import PackedModel
@@ -45,12 +44,10 @@ def write_packed(path: str | os.PathLike[str], model: PackedModel) -> None:
         If the metadata is nothing that JSON can hold.
     """
     target = Path(path).resolve()
-    try:
+    with writing(target, PackedError):
         _check_replaceable(target)
         with new_folder(target) as folder:
             _write_folder(folder, model)
-    except OSError as error:
-        raise PackedError(f"{target}: cannot be written ({error.strerror})") from None
 
 
 def _check_replaceable(target: Path) -> None:
@@ -75,7 +72,7 @@ def _write_folder(folder: Path, model: PackedModel) -> None:
         if layer.tiling.config != model.config:
             raise PackedError(f"layer {layer.name!r} is tiled for another configuration than the model's")
         data = safetensors.numpy.save({name: np.ascontiguousarray(getattr(layer, name)) for name in ARRAYS})
-        file = f"{index:04}_{re.sub(r'[^A-Za-z0-9._-]', '_', layer.name)[:80]}{LAYER_SUFFIX}"
+        file = f"{numbered_stem(index, layer.name)}{LAYER_SUFFIX}"
         (folder / file).write_bytes(data)
         entries.append(
             Entry(

@@ -113,9 +113,12 @@ class LayerSource(Protocol):
     """What a layer is made from; its name and its tiling are known without that."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The layer's name in the model."""
+
     @property
-    def tiling(self) -> LayerTiling: ...
+    def tiling(self) -> LayerTiling:
+        """The layer's tiling, under its denser plan."""
 
 
 _Source = TypeVar("_Source", bound=LayerSource)

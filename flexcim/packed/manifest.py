@@ -165,7 +165,12 @@ def is_manifest(path: Path) -> bool:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read and verify a manifest.
+    """Read and verify a manifest; the layers' files are not looked at.
+
+    Parameters
+    ----------
+    path : Path
+        The manifest itself.
 
     Raises
     ------

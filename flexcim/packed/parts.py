@@ -81,7 +81,14 @@ def lay_out(config: MacroConfig, inputs: int, patterns: Sequence[Pattern], group
 
 
 def legal_groups(config: MacroConfig, patterns: Sequence[Pattern]) -> tuple[int, ...]:
-    """Group counts at which all patterns of a layer's parts are legal; 1 always is.
+    """Group counts at which all patterns of a layer's parts are legal, ascending; 1 always is.
+
+    Parameters
+    ----------
+    config : MacroConfig
+        The macro.
+    patterns : sequence of Pattern
+        The patterns of the parts.
 
     Raises
     ------

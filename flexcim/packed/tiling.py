@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from itertools import pairwise
 
 from flexcim.config.macro import SUM_BITS, MacroConfig, ceil_div
 from flexcim.config.pattern import Pattern
 from flexcim.macro.commands import MAX_VECTORS, Load, Run
 from flexcim.macro.cycles import program_cycles
-from flexcim.macro.program import LoadStep, Program, RunStep, Step
+from flexcim.macro.program import LoadStep, Program, RunStep, Step, cut_vectors
 from flexcim.packed.parts import Part, TilingError, lay_out, legal_groups
 
 __all__ = ["LayerTiling", "Tile", "tile_layer"]
@@ -164,6 +163,11 @@ class LayerTiling:
         vectors are cut into the fewest chunks that fit it, of nearly equal sizes (a short last chunk would not hide the
         loads behind it), and each chunk loads the tiles of an output tile again.
 
+        Parameters
+        ----------
+        vectors : int
+            Vectors to multiply, at least 1.
+
         Raises
         ------
         TilingError
@@ -173,7 +177,7 @@ class LayerTiling:
             raise TilingError(f"a program needs at least one vector, not {vectors}")
         several_k = self.k_tiles > 1
         limit = min(MAX_VECTORS, self.config.accumulator_depth // self.groups) if several_k else MAX_VECTORS
-        chunks = _chunks(vectors, limit)
+        chunks = cut_vectors(vectors, limit)
         steps: list[Step] = []
         loads = 0
         for output_tile in range(self.output_tiles):
@@ -205,13 +209,6 @@ class LayerTiling:
                 release=chunk is chunks[-1],
             )
             yield RunStep(command, tile, chunk.start)
-
-
-def _chunks(vectors: int, limit: int) -> list[range]:
-    """Cut 0 ... vectors - 1 into the fewest ranges of at most ``limit``, whose sizes differ by one at most."""
-    count = ceil_div(vectors, limit)
-    edges = [i * vectors // count for i in range(count + 1)]
-    return [range(start, stop) for start, stop in pairwise(edges)]
 
 
 def _check_layer(config: MacroConfig, outputs: int, inputs: int, patterns: Sequence[Pattern]) -> None:

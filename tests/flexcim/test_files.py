@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from flexcim.files import check_writable, named_folder, write_bytes, write_text
+from flexcim.errors import FlexCiMError
+from flexcim.files import check_writable, named_folder, numbered_stem, write_bytes, write_text, writing
 
 
 def names(folder):
@@ -105,8 +106,62 @@ def test_a_check_names_what_is_in_the_way(tmp_path, monkeypatch):
         check_writable(tmp_path / "a.txt")
 
 
+def test_a_failure_names_the_file_and_not_a_temporary_one(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        write_text(tmp_path / "missing" / "a.txt", "text")
+    assert caught.value.filename == str(tmp_path / "missing" / "a.txt")
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "said"),
+    [
+        ("out", "{tmp}/out: cannot be written (No space left on device)"),
+        ("out/a.txt", "{tmp}/out/a.txt: cannot be written (No space left on device)"),
+        (".", "{tmp}/out: cannot be written ({tmp}: No space left on device)"),
+        ("there", "{tmp}/out: cannot be written ({tmp}/there: No space left on device)"),
+        (".out.a1b2.new", "{tmp}/out: cannot be written (No space left on device)"),
+        (None, "{tmp}/out: cannot be written (No space left on device)"),
+    ],
+)
+def test_a_failure_to_write_becomes_a_sentence(tmp_path, obstacle, said):
+    """It names what the user named, or what was in its way and can be seen."""
+    (tmp_path / "there").touch()
+    failure = OSError(28, "No space left on device", *([] if obstacle is None else [str(tmp_path / obstacle)]))
+    with pytest.raises(FlexCiMError) as caught, writing(tmp_path / "out", FlexCiMError):
+        raise failure
+    assert str(caught.value) == said.replace("{tmp}", str(tmp_path))
+
+
+def test_what_is_kept_is_said_behind(tmp_path):
+    def kept() -> str:
+        return "; a half is kept" if (tmp_path / "half").exists() else ""
+
+    def write() -> None:
+        with writing(tmp_path / "out", FlexCiMError, kept):
+            (tmp_path / "half").touch()
+            raise OSError(27, "File too large")
+
+    with pytest.raises(FlexCiMError, match=r"cannot be written \(File too large\); a half is kept$"):
+        write()
+
+
+def test_other_failures_stay_what_they_are(tmp_path):
+    with pytest.raises(KeyError), writing(tmp_path, FlexCiMError):
+        raise KeyError
+    with writing(tmp_path, FlexCiMError):
+        pass
+
+
 def test_a_folder_must_have_a_name():
     assert named_folder("a/b") == named_folder(Path("a/b")) == Path("a/b")
     assert named_folder(".") == Path()
     with pytest.raises(ValueError, match=r"^a folder must have a name, not ''$"):
         named_folder("")
+
+
+def test_each_of_several_things_has_a_file_of_its_own():
+    names = ["layers.0.q_proj", "layers.0.up/../proj", "größe 1", "größe/1", "x" * 300, "x" * 301]
+    stems = [numbered_stem(index, name) for index, name in enumerate(names)]
+    assert stems[:4] == ["0000_layers.0.q_proj", "0001_layers.0.up_.._proj", "0002_gr__e_1", "0003_gr__e_1"]
+    assert [len(stem) for stem in stems[4:]] == [85, 85]
+    assert len(set(stems)) == len(stems)

@@ -31,13 +31,14 @@ COCOTB = ("cocotb", "cocotb_tools", "numpy")
 # "" is the ground: files that lie beside the rooms.
 HOUSE: Mapping[str, Mapping[str, Room]] = {
     "flexcim": {
+        "__main__": Room(),
         "cli": Room(libraries=(*CLI, "tomli_w")),
         "compiler": Room(libraries=("matplotlib", "numpy")),
         "accelerator": Room(libraries=("numpy",)),
         "packed": Room(libraries=("numpy", "safetensors")),
         "macro": Room(libraries=("numpy",)),
         "config": Room(libraries=("tomli", "tomli_w", "tomllib")),
-        "": Room(libraries=("numpy", "tomli", "tomli_w", "tomllib")),
+        "": Room(libraries=("numpy", "tomli", "tomli_w", "tomllib", "transformers")),
     },
     "flexcim_hw": {
         "cli": Room(("flexcim",), CLI),

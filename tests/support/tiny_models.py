@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from flexcim_flow.common.quiet import quiet
+from flexcim.quiet import quiet
 from flexcim_flow.model.blocks import find_blocks
 
 TEXT = "In the beginning was the word, and the word was made of bytes – all of them printable. " * 40

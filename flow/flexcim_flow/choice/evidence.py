@@ -140,7 +140,9 @@ class Selection:
         """
         patterns = self.assignment.patterns
         if len(patterns) != len(problem.units):
-            raise SelectionError(f"method {method} makes {len(patterns)} choices for {len(problem.units)} units")
+            raise SelectionError(
+                f"method {method} makes {len(patterns)} choices for {len(problem.units)} layers or blocks"
+            )
         for unit, pattern in zip(problem.units, patterns, strict=True):
             if pattern not in problem.patterns:
                 menu = " ".join(map(str, problem.patterns))

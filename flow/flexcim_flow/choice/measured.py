@@ -15,7 +15,7 @@ from flexcim_flow.choice.evidence import Evidence, Selection
 from flexcim_flow.choice.paper import CANDIDATES, facts_of, select_paper
 from flexcim_flow.choice.problem import Assignment, Problem, undominated
 from flexcim_flow.choice.search import measure_costs, search, search_streamed, set_up
-from flexcim_flow.choice.selector import Needs, Selector
+from flexcim_flow.choice.selector import Observation, Selector
 from flexcim_flow.choice.shares import searched
 from flexcim_flow.choice.streamed import BENCH_BYTES, bench_bytes
 from flexcim_flow.choice.uniform import uniform_mixes
@@ -43,9 +43,9 @@ def fits_in_memory(problem: Problem, units: Sequence[Sequence[LinearLayer]]) -> 
     return bench_bytes(units, len(problem.patterns)) <= BENCH_BYTES
 
 
-def _needs(problem: Problem, units: Sequence[Sequence[LinearLayer]], samples: Tensor) -> Needs:
-    """What is measured block by block takes second moments of its own."""
-    return Needs(searched(samples, units), moments=fits_in_memory(problem, units))
+def _needs(problem: Problem, units: Sequence[Sequence[LinearLayer]], samples: Tensor) -> Observation:
+    """What fits in memory is pruned by these second moments; what is measured block by block takes its own."""
+    return Observation(searched(samples, units), moments=fits_in_memory(problem, units))
 
 
 def rivals_of(problem: Problem, evidence: Evidence) -> list[Assignment]:

@@ -21,8 +21,8 @@ from flexcim_flow.choice.costs import LossModel, mean_gradients
 from flexcim_flow.choice.divergence import Reference, divergence
 from flexcim_flow.choice.knapsack import solve_knapsack
 from flexcim_flow.choice.problem import Problem
-from flexcim_flow.common.options import BATCH_TOKENS
 from flexcim_flow.model.blocks import LinearLayer
+from flexcim_flow.passes.predictions import batch_size
 
 __all__ = ["Bench", "refine", "sequence_loss"]
 
@@ -41,7 +41,7 @@ def sequence_loss(model: PreTrainedModel, samples: Tensor) -> float:
     """Mean negative log-likelihood of the samples' tokens but the first of each, nats per token."""
     nats, tokens = 0.0, 0
     with torch.no_grad():
-        for batch in samples.split(max(1, BATCH_TOKENS // samples.shape[1])):
+        for batch in samples.split(batch_size(samples)):
             logits = model(input_ids=batch, use_cache=False).logits[:, :-1].float()
             nats += cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum").item()
             tokens += batch[:, 1:].numel()

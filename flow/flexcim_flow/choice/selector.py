@@ -17,31 +17,31 @@ if TYPE_CHECKING:
     from flexcim_flow.choice.problem import Problem
     from flexcim_flow.model.blocks import LinearLayer
 
-__all__ = ["DEFAULT_METHOD", "SELECTORS", "Needs", "Selector", "norms"]
+__all__ = ["DEFAULT_METHOD", "SELECTORS", "Observation", "Selector", "norms"]
 
 DEFAULT_METHOD = "measured"
 """The method of whoever asks for none."""
 
 
 @dataclass(frozen=True, eq=False)
-class Needs:
-    """What a selector must know of the layers' inputs in the dense model.
+class Observation:
+    """What is observed of the layers' inputs in the dense model.
 
     Parameters
     ----------
     samples : Tensor
-        The calibration samples that are watched: all, or as many of the first ones as are enough.
+        The calibration samples that the dense model reads: all, or as many of the first ones as are enough.
     moments : bool
-        Whether second moments are needed besides the norms, which take far longer.
+        Whether second moments are taken besides the norms, for which it takes far longer.
     """
 
     samples: Tensor
     moments: bool = False
 
 
-def norms(problem: Problem, units: Sequence[Sequence[LinearLayer]], samples: Tensor) -> Needs:
-    """The needs of most: the norms of the layers' inputs over all samples."""
-    return Needs(samples)
+def norms(problem: Problem, units: Sequence[Sequence[LinearLayer]], samples: Tensor) -> Observation:
+    """What most selectors need: the norms of the layers' inputs over all samples."""
+    return Observation(samples)
 
 
 def _whole(menu: Sequence[Pattern]) -> Sequence[Pattern]:
@@ -57,8 +57,8 @@ class Selector:
     choose : callable
         Takes a `Problem` and the `Evidence`, and gives a `Selection` within the budget. It leaves the model dense.
     needs : callable
-        Takes the problem, the layers of each of its units and the calibration samples, and gives the `Needs` for which
-        the evidence has statistics; None if it asks nothing of the model.
+        Takes the problem, the layers of each of its units and the calibration samples, and gives the `Observation`
+        from which the evidence has statistics; None if it asks nothing of the model.
     menu : callable
         Takes the macro's patterns, and gives those that can be chosen.
     granularity : Granularity
@@ -75,7 +75,7 @@ class Selector:
     """
 
     choose: Callable[[Problem, Evidence], Selection]
-    needs: Callable[[Problem, Sequence[Sequence[LinearLayer]], Tensor], Needs | None] = norms
+    needs: Callable[[Problem, Sequence[Sequence[LinearLayer]], Tensor], Observation | None] = norms
     menu: Callable[[Sequence[Pattern]], Sequence[Pattern]] = _whole
     granularity: Granularity = Granularity.LAYER
     score: str = "wanda"

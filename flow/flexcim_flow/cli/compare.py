@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
+from flexcim.cli.configuration import Config, Preset, chosen_macro
+from flexcim.cli.console import shown_steps, table_console
 from flexcim_flow.choice.selector import SELECTORS
 from flexcim_flow.cli import options
-from flexcim_flow.cli.inputs import OptionError, chosen_macro, shown_progress
+from flexcim_flow.cli.inputs import OptionError
 from flexcim_flow.common.options import DEFAULT_VECTORS, Update
 from flexcim_flow.common.registry import UnknownNameError
 
@@ -47,8 +48,8 @@ def compare(
         str, typer.Option(help="Shares of the blocks' weights to drop, with commas.")
     ] = "0.5,0.6,0.7",
     seeds: Annotated[str, typer.Option(help="Seeds that draw the calibration samples, with commas.")] = "0",
-    config: options.Config = None,
-    preset_name: options.Preset = None,
+    config: Config = None,
+    preset_name: Preset = None,
     setting: options.ComparisonOptions,
     questions: Annotated[
         Path | None,
@@ -80,8 +81,8 @@ def compare(
         config=macro,
         vectors=vectors,
     )
-    with shown_progress() as progress:
-        comparison = compare_to(output, request, progress=progress)
+    with shown_steps() as steps:
+        comparison = compare_to(output, request, progress=steps.show)
     _show(comparison)
     print(f"written: {output}")
 
@@ -134,10 +135,7 @@ def _show(comparison: Comparison) -> None:
         if row.accuracy is not None and row.accuracy_standard_error is not None:
             cells.append(f"{row.accuracy:.1%} ± {_error(row.accuracy_standard_error, '.1%')}")
         table.add_row(*cells)
-    console = Console()
-    if not console.is_terminal:
-        console.width = 140
-    console.print(table)
+    table_console().print(table)
     _show_overshoots(comparison)
     print(f"loss of the dense model: {comparison.rows[0].loss_dense:.4f} nats per token; added loss likewise")
     if questions:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
+from flexcim.cli.console import shown_steps, table_console
 from flexcim.config.pattern import Pattern
 from flexcim.packed.plans import NestedPlan
 from flexcim_flow.cli import options
-from flexcim_flow.cli.inputs import OptionError, shown_progress
+from flexcim_flow.cli.inputs import OptionError
 
 if TYPE_CHECKING:
     from flexcim_flow.nest.result import NestedResult
@@ -73,8 +73,8 @@ def nest(
         **setting.given(),
         seed=seed,
     )
-    with shown_progress() as progress:
-        result = nest_to(output, request, progress=progress)
+    with shown_steps() as steps:
+        result = nest_to(output, request, progress=steps.show)
     _show(result)
     print(f"written: {output}")
 
@@ -99,7 +99,7 @@ def _show(result: NestedResult) -> None:
             *(f"{zeros / size:.2%}" for zeros in result.zeros[layer.name]),
             str(len(layer.tiling.tiles)),
         )
-    Console().print(table)
+    table_console().print(table)
     for plan in NestedPlan:
         print(f"{plan.value} plan: {result.sparsity(plan):.2%} of the weights are zero")
     if result.sparsity(NestedPlan.DENSER) == result.sparsity(NestedPlan.SPARSER):

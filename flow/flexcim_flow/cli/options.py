@@ -11,25 +11,22 @@ from typing import Annotated, Any, TypeAlias, get_type_hints
 
 import typer
 
-from flexcim_flow.cli.inputs import CALIBRATION_TEXT, HELDOUT_TEXT, chosen_text, named
+from flexcim_flow.cli.inputs import CALIBRATION_TEXT, HELDOUT_TEXT, named
 from flexcim_flow.common.options import DEFAULT_LENGTH, DEFAULT_SAMPLES
 from flexcim_flow.layer.rule import SCORES
 
-__all__ = ["ComparisonOptions", "Config", "Output", "Preset", "Score", "Seed", "SettingOptions", "unfolded"]
+__all__ = ["ComparisonOptions", "Output", "Score", "Seed", "SettingOptions", "unfolded"]
 
 Output: TypeAlias = Annotated[
     Path, typer.Option("--output", "-o", help="Folder to write; an earlier result is replaced.")
-]
-Config: TypeAlias = Annotated[Path | None, typer.Option(help="Configuration of the macro, a TOML file.")]
-Preset: TypeAlias = Annotated[
-    str | None, typer.Option("--preset", help="Name of a configuration, see flexcim presets. \\[default: flexcim]")
 ]
 Score: TypeAlias = Annotated[
     str | None,
     typer.Option(
         parser=named(SCORES),
         metavar="SCORE",
-        help=f"How weights are ranked: {', '.join(SCORES)}. \\[default: the plan's, else the method's own]",
+        help=f"How weights are ranked: {', '.join(SCORES)}. \\[default: the plan's, else the method's own, "
+        "obs for measured]",
     ),
 ]
 Seed: TypeAlias = Annotated[int, typer.Option(min=0, help="Seed that draws the calibration samples.")]
@@ -40,7 +37,7 @@ class SettingOptions:
     """The options of `flexcim_flow.common.setting.Setting`, under the names of its fields."""
 
     calibration: Annotated[
-        Path | None, typer.Option(help="UTF-8 text to calibrate on. \\[default: the repository's]")
+        Path | None, typer.Option(help="UTF-8 text to calibrate on. \\[default: the one that comes with FlexCiM]")
     ] = None
     evaluation: Annotated[Path | None, typer.Option("--evaluate", help="UTF-8 text to measure bits per byte on.")] = (
         None
@@ -61,9 +58,9 @@ class SettingOptions:
     ] = None
 
     def given(self) -> dict[str, Any]:
-        """The fields of a setting but its model; the texts that are not named are the repository's."""
+        """The fields of a setting but its model; the texts that are not named are those that come with FlexCiM."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
-        return given | {"calibration": chosen_text(self.calibration, CALIBRATION_TEXT, "--calibration")}
+        return given | {"calibration": self.calibration or CALIBRATION_TEXT}
 
 
 @dataclass(frozen=True)
@@ -72,12 +69,14 @@ class ComparisonOptions(SettingOptions):
 
     evaluation: Annotated[
         Path | None,
-        typer.Option("--evaluate", help="UTF-8 text to measure the loss on. \\[default: the repository's]"),
+        typer.Option(
+            "--evaluate", help="UTF-8 text to measure the loss on. \\[default: the one that comes with FlexCiM]"
+        ),
     ] = None
 
     def given(self) -> dict[str, Any]:
         """As in `SettingOptions`."""
-        return super().given() | {"evaluation": chosen_text(self.evaluation, HELDOUT_TEXT, "--evaluate")}
+        return super().given() | {"evaluation": self.evaluation or HELDOUT_TEXT}
 
 
 def unfolded(command: Callable[..., None]) -> Callable[..., None]:

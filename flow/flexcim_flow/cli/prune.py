@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
+from flexcim.cli.configuration import Config, Preset, chosen_macro
+from flexcim.cli.console import shown_steps, table_console
 from flexcim_flow.choice.selector import DEFAULT_METHOD, SELECTORS
 from flexcim_flow.cli import options
-from flexcim_flow.cli.inputs import OptionError, chosen_macro, named, shown_progress
+from flexcim_flow.cli.inputs import OptionError, named
 from flexcim_flow.common.options import DEFAULT_VECTORS, ActivationScale, Granularity, Update
 
 if TYPE_CHECKING:
@@ -60,14 +61,19 @@ def prune(
     score: options.Score = None,
     update: Annotated[
         Update | None,
-        typer.Option(help="How kept weights make up for dropped ones. \\[default: the plan's, else the method's own]"),
+        typer.Option(
+            help="How kept weights make up for dropped ones. \\[default: the plan's, else the method's own, "
+            "lsq for measured]"
+        ),
     ] = None,
     granularity: Annotated[
         Granularity | None,
-        typer.Option(help="Whether each layer or each block gets one pattern. \\[default: the method's own]"),
+        typer.Option(
+            help="Whether each layer or each block gets one pattern. \\[default: the method's own, block for paper]"
+        ),
     ] = None,
-    config: options.Config = None,
-    preset_name: options.Preset = None,
+    config: Config = None,
+    preset_name: Preset = None,
     setting: options.SettingOptions,
     seed: options.Seed = 0,
     recover: Annotated[
@@ -137,8 +143,8 @@ def prune(
         activation_percentile=activation_percentile,
     )
     try:
-        with shown_progress() as progress:
-            result = prune_to(output, request, progress=progress)
+        with shown_steps() as steps:
+            result = prune_to(output, request, progress=steps.show)
     except ImageError:
         if setting.calibration is None:  # images were sought in the repository's text
             raise OptionError(
@@ -200,7 +206,7 @@ def _show_layers(result: PruneResult) -> None:
             str(len(layer.tiling.tiles)),
             "not measured" if math.isnan(cost) else f"{cost:.3g}",
         )
-    Console().print(table)
+    table_console().print(table)
 
 
 def _show_recovery(losses: Sequence[float]) -> None:

@@ -222,12 +222,12 @@ def journalled(
     """
     target = Path(output).resolve()
     partial = target.with_name(f"{target.name}.partial")
-    try:
-        with Journal(partial, facts) as journal:
-            return work(journal, target)
-    except OSError as failure:
-        kept = f"; what is finished is kept in {partial}" if partial.exists() else ""
-        raise error(f"{output}: cannot be written ({failure.strerror}){kept}") from None
+
+    def kept() -> str:
+        return f"; what is finished is kept in {partial}" if partial.exists() else ""
+
+    with files.writing(output, error, kept), Journal(partial, facts) as journal:
+        return work(journal, target)
 
 
 def _made(folder: Path) -> Path:

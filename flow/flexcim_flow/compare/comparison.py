@@ -12,9 +12,9 @@ import torch
 from transformers import PreTrainedModel
 
 from flexcim.config.pattern import Pattern
+from flexcim.quiet import quiet
 from flexcim_flow.choice.budgets import CycleBudget
 from flexcim_flow.common.journal import Journal
-from flexcim_flow.common.quiet import quiet
 from flexcim_flow.common.steps import Progress, Steps
 from flexcim_flow.compare.request import ComparisonError, ComparisonRequest, Way
 from flexcim_flow.compare.result import Comparison, Row

@@ -146,7 +146,15 @@ def added_loss(before: Evaluation, after: Evaluation) -> Mean:
     return Mean.of_windows(after.window_nats - before.window_nats, before.window_tokens)
 
 
-def evaluate(model: PreTrainedModel, tokens: Tensor, size: int, length: int, stride: int | None = None) -> Evaluation:
+def evaluate(
+    model: PreTrainedModel,
+    tokens: Tensor,
+    size: int,
+    length: int,
+    stride: int | None = None,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+) -> Evaluation:
     """Measure a causal language model on a text, in windows.
 
     Window i sees the ``length`` tokens from i * stride on and predicts the token after each. Those that an earlier
@@ -166,6 +174,8 @@ def evaluate(model: PreTrainedModel, tokens: Tensor, size: int, length: int, str
         Tokens of a window.
     stride : int, optional
         Tokens from one window to the next; by default the length, so that windows do not overlap.
+    batch_tokens : int
+        About how many tokens pass the model at once.
 
     Raises
     ------
@@ -178,7 +188,7 @@ def evaluate(model: PreTrainedModel, tokens: Tensor, size: int, length: int, str
             logits = model(input_ids=inputs, use_cache=False).logits.float()
         return cross_entropy(logits.transpose(1, 2), targets, reduction="none")
 
-    return _evaluation(model, tokens, size, length, stride, BATCH_TOKENS, losses)
+    return _evaluation(model, tokens, size, length, stride, batch_tokens, losses)
 
 
 def evaluate_blocks(

@@ -118,7 +118,12 @@ def _question(record: Any) -> Question:
 
 
 def answer(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], context: int | None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    context: int | None,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> MultipleChoice:
     """Let a causal language model answer questions without an example.
 
@@ -135,6 +140,8 @@ def answer(
         At least one.
     context : int or None
         Tokens that the model sees at once, if they are limited.
+    batch_tokens : int
+        About how many tokens pass the model at once.
 
     Raises
     ------
@@ -154,7 +161,7 @@ def answer(
             # The last token is only predicted, so the model need not see it.
             texts.append(tokens if context is None else tokens[-context - 1 :])
             counts.append(count)
-    sums = iter(_log_likelihoods(model, texts, counts))
+    sums = iter(_log_likelihoods(model, texts, counts, batch_tokens))
     likeliest = by_byte = 0
     for question in questions:
         found = [next(sums) for _ in question.choices]
@@ -169,13 +176,15 @@ def _argmax(values: Sequence[float]) -> int:
     return max(range(len(values)), key=values.__getitem__)
 
 
-def _log_likelihoods(model: PreTrainedModel, texts: Sequence[Tensor], counts: Sequence[int]) -> list[float]:
+def _log_likelihoods(
+    model: PreTrainedModel, texts: Sequence[Tensor], counts: Sequence[int], batch_tokens: int
+) -> list[float]:
     """Log-likelihood of the last tokens of each text, as many as its count says, in nats."""
     sums = [0.0] * len(texts)
     # Texts of about the same length share a batch, so that little of it is padding.
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     while order:
-        size = max(1, BATCH_TOKENS // len(texts[order[-1]]))
+        size = max(1, batch_tokens // len(texts[order[-1]]))
         batch, order = order[-size:], order[:-size]
         # The padding stands behind the text, where a causal model does not see it.
         tokens = pad_sequence([texts[index] for index in batch], batch_first=True).to(model.device)

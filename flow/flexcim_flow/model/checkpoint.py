@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from flexcim import files
-from flexcim_flow.common.quiet import quiet
+from flexcim.quiet import quiet
 from flexcim_flow.model.blocks import Block, find_blocks
 from flexcim_flow.model.tensors import INDEX, SINGLE, CheckpointError, TensorFiles, shard_name, write_tensors
 from flexcim_flow.model.weights import Weights

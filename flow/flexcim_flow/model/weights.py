@@ -22,7 +22,7 @@ from transformers.core_model_loading import (
 )
 from transformers.modeling_utils import LoadStateDictConfig
 
-from flexcim_flow.common.quiet import quiet
+from flexcim.quiet import quiet
 from flexcim_flow.model.blocks import Block
 from flexcim_flow.model.tensors import CheckpointError, TensorFiles
 

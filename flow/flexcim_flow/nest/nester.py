@@ -11,8 +11,8 @@ from torch import Tensor
 
 from flexcim.packed.folder import read_pruned
 from flexcim.packed.plans import NestedPlan
+from flexcim.quiet import quiet
 from flexcim_flow.common.journal import Journal
-from flexcim_flow.common.quiet import quiet
 from flexcim_flow.common.steps import Progress, Steps
 from flexcim_flow.layer.updates import damped
 from flexcim_flow.measure.stages import Meter

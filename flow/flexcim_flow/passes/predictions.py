@@ -68,7 +68,7 @@ class Predictions:
 
 
 def batch_size(samples: Tensor) -> int:
-    """Samples, tokens [samples, length] or images [samples, channels, height, width], that pass a model at once."""
+    """How many samples, [samples, length] or images [samples, channels, height, width], pass a model at once."""
     return max(1, BATCH_TOKENS // samples.shape[1]) if samples.ndim == 2 else BATCH_IMAGES
 
 

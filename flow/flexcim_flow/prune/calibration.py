@@ -75,8 +75,8 @@ def calibrate(request: PruneRequest, checkpoint: Checkpoint, length: int) -> Cal
 def _of_images(request: PruneRequest, checkpoint: Checkpoint, length: int) -> Calibration:
     images = read_images(request.calibration)
     _check_images(checkpoint, images)
-    measured, apart = set_images_apart(images) if request.selector.compares else (images, images[:0])
-    samples = draw_images(measured, request.samples, request.seed)
+    most, apart = set_images_apart(images) if request.selector.compares else (images, images[:0])
+    samples = draw_images(most, request.samples, request.seed)
     guard = draw_images(apart, min(request.samples, MEASURED_IMAGES), request.seed)
     return Calibration(length, samples, guard, "", samples.new_empty(0).long())
 
@@ -88,8 +88,8 @@ def _of_text(request: PruneRequest, checkpoint: Checkpoint, length: int) -> Cali
     if request.recover and len(tokens) <= length:
         raise PruneError(f"a recovery needs a calibration text of more than {length} tokens, not {len(tokens)}")
     # A plan is applied to the samples that it was chosen with.
-    measured, apart = set_apart(tokens, length) if request.selector.compares else (tokens, tokens[:0])
-    samples = draw_samples(measured, request.samples, length, request.seed)
+    most, apart = set_apart(tokens, length) if request.selector.compares else (tokens, tokens[:0])
+    samples = draw_samples(most, request.samples, length, request.seed)
     guard = samples[:0]
     if len(apart):
         guard = draw_samples(apart, min(request.samples, GUARD_SAMPLES), length, request.seed)

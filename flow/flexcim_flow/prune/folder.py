@@ -93,10 +93,8 @@ def write_result(folder: str | os.PathLike[str], result: PruneResult, journal: J
     # Beside the target, so that the renames stay within one file system.
     work = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
     try:
-        with Journal(work, {}) as journal:
+        with files.writing(folder, FolderError), Journal(work, {}) as journal:
             _write(journal, result, target)
-    except OSError as error:
-        raise FolderError(f"{folder}: cannot be written ({error.strerror})") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from flexcim.files import new_folder
 from flexcim.packed.tiling import tile_layer
+from flexcim.quiet import quiet
 from flexcim_flow.choice.budgets import pose
 from flexcim_flow.choice.evidence import Evidence, Selection
 from flexcim_flow.choice.problem import Choice, Problem, units_of
 from flexcim_flow.common.journal import Journal
-from flexcim_flow.common.quiet import quiet
 from flexcim_flow.common.steps import Progress, Steps
 from flexcim_flow.layer.quantization import activation_scale
 from flexcim_flow.layer.treatment import Numerics, prune_block
@@ -169,11 +169,13 @@ def _choose(run: _Run, problem: Problem | None) -> Selection | None:
 
     def select() -> dict[str, Any]:
         model, samples = run.checkpoint.model, run.calibration.samples
-        needs = selector.needs(problem, units, samples)
+        needed = selector.needs(problem, units, samples)
         evidence = Evidence(
             model=model,
             units=units,
-            dense={} if needs is None else BlockStream(model, run.blocks, needs.samples, moments=needs.moments).dense,
+            dense={}
+            if needed is None
+            else BlockStream(model, run.blocks, needed.samples, moments=needed.moments).dense,
             treatment=request.treatment,
             samples=samples,
             guard=run.calibration.guard,

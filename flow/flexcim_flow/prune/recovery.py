@@ -40,6 +40,7 @@ def recover(
     length: int,
     seed: int,
     rate: float = RECOVERY_RATE,
+    batch_tokens: int = BATCH_TOKENS,
     begin: Callable[[int], None] | None = None,
 ) -> tuple[float, ...]:
     """Train a pruned causal language model for some steps on a text, in place, with its zeros held.
@@ -57,13 +58,15 @@ def recover(
     tokens : Tensor
         The text, [tokens], int64: that of the calibration, never the one that is measured on.
     steps : int
-        Steps, each with about `flexcim_flow.common.options.BATCH_TOKENS` tokens.
+        Steps.
     length : int
         Tokens of a sample.
     seed : int
         Seed of the samples' places. The same seed gives the same weights on the same machine.
     rate : float
         Peak learning rate.
+    batch_tokens : int
+        About how many tokens each step takes.
     begin : callable, optional
         Told the number of each step, from 1, before it is taken.
 
@@ -79,7 +82,7 @@ def recover(
     """
     if steps < 1:
         raise RecoveryError(f"recovery steps must be at least 1, not {steps}")
-    size = max(1, BATCH_TOKENS // length)
+    size = max(1, batch_tokens // length)
     batches = draw_samples(tokens, steps * size, length + 1, seed).split(size)
     masks = [layer.weight != 0 for layer in layers]
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.0)

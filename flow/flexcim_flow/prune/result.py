@@ -14,11 +14,11 @@ from torch import Tensor
 from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern
 from flexcim.packed.tiling import LayerTiling
+from flexcim.quiet import quiet
 from flexcim_flow.choice.budgets import SparsityBudget
 from flexcim_flow.choice.evidence import Selection
 from flexcim_flow.choice.problem import Choice
 from flexcim_flow.choice.selector import SELECTORS
-from flexcim_flow.common.quiet import quiet
 from flexcim_flow.layer.masks import kept_weights
 from flexcim_flow.layer.quantization import QuantizedLinear, quantize_weights
 from flexcim_flow.layer.treatment import Numerics, Treatment

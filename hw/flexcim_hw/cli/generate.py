@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from flexcim.config.accelerator import ACCELERATOR_PRESETS, AcceleratorConfig, accelerator_preset, names_accelerator
-from flexcim.config.macro import PRESETS, MacroConfig, preset
+from flexcim.cli.configuration import Config, Preset, chosen_configuration
+from flexcim.config.accelerator import AcceleratorConfig
 from flexcim.errors import FlexCiMError
-from flexcim.files import named_folder
+from flexcim.files import named_folder, writing
 
 __all__ = ["GenerateError", "generate"]
 
@@ -21,20 +22,8 @@ class GenerateError(FlexCiMError):
 
 
 def generate(
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help='TOML file: an optional preset = "NAME", and tables "macro" and, for an accelerator, "accelerator" '
-            "of what differs from it."
-        ),
-    ] = None,
-    preset_name: Annotated[
-        str | None,
-        typer.Option(
-            "--preset",
-            help=f"Without --config: one of {', '.join((*PRESETS, *ACCELERATOR_PRESETS))}. [default: flexcim]",
-        ),
-    ] = None,
+    config: Config = None,
+    preset_name: Preset = None,
     accelerator: Annotated[
         bool,
         typer.Option(
@@ -70,25 +59,19 @@ def generate(
     from flexcim_hw.verilog.macro import generate as generate_verilog
     from flexcim_hw.verilog.macro import is_module_name, write_verilog
 
-    if config is not None and preset_name is not None:
-        raise GenerateError("--config and --preset exclude each other: a configuration file can name its preset itself")
-    preset_name = preset_name or "flexcim"
-    wanted = accelerator or (names_accelerator(config) if config else preset_name in ACCELERATOR_PRESETS)
-    name = name if name is not None else "flexcim_accelerator" if wanted else "flexcim_macro"
+    chosen = chosen_configuration(config, preset_name, accelerator=accelerator)
+    is_accelerator = isinstance(chosen, AcceleratorConfig)
+    name = name if name is not None else "flexcim_accelerator" if is_accelerator else "flexcim_macro"
     if not is_module_name(name):
         raise GenerateError(f"--name must be a Verilog identifier, not {name!r}")
-    try:
-        if wanted:
-            whole = AcceleratorConfig.from_toml(config) if config else accelerator_preset(preset_name)
-            paths = write_accelerator(generate_accelerator(whole, name, init=init), whole, output)
-            what = f"{whole.macros} macro{'s' if whole.macros > 1 else ''} of "
-            macro = whole.macro
+    paths: Sequence[Path]
+    with writing(output, GenerateError):
+        if isinstance(chosen, AcceleratorConfig):
+            paths = write_accelerator(generate_accelerator(chosen, name, init=init), chosen, output)
+            what, macro = f"{chosen.macros} macro{'s' if chosen.macros > 1 else ''} of ", chosen.macro
         else:
-            macro = MacroConfig.from_toml(config) if config else preset(preset_name)
-            paths = write_verilog(generate_verilog(macro, name, init=init), output)
-            what = ""
-    except OSError as error:
-        raise GenerateError(f"{error.filename or output}: cannot be written ({error.strerror})") from None
+            paths = write_verilog(generate_verilog(chosen, name, init=init), output)
+            what, macro = "", chosen
     console = Console(soft_wrap=True)
     size = paths[0].stat().st_size / 1000
     cells = f"{macro.sub_macros} x {macro.rows} x {macro.columns} cells"

@@ -89,7 +89,7 @@ def _interface(config: AcceleratorConfig, name: str, *, init: bool) -> dict[str,
         "top": name,
         "generator": f"FlexCiM {importlib.metadata.version('flexcim')}",
         "initial_values": init,
-        "contract": "docs/architecture.md of FlexCiM, section 7",
+        "contract": "docs/architecture.md in FlexCiM's repository, section 7",
         "parameters": config.to_mapping(),
         "ports": [vars(port) for port in accelerator_ports(config)],
         "registers": [

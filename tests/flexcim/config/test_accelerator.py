@@ -90,3 +90,11 @@ def test_a_macro_has_no_accelerator(tmp_path):
     path = tmp_path / "macro.toml"
     path.write_text('preset = "board"\n[macro]\nrows = 4\n')
     assert not names_accelerator(path)
+
+
+def test_what_is_no_name_of_a_preset_names_no_accelerator(tmp_path):
+    path = tmp_path / "list.toml"
+    path.write_text('preset = ["accelerator"]\n')
+    assert not names_accelerator(path)
+    with pytest.raises(ConfigError, match=r"list\.toml: unknown preset \['accelerator'\]; known are accelerator, "):
+        AcceleratorConfig.from_toml(path)

@@ -115,7 +115,7 @@ def test_a_plan_makes_no_layer_either():
     sparser = PackedModel(model.config, {}, layers).under(NestedPlan.SPARSER)
     assert sparser.tilings == {name: tiling.sparser for name, tiling in model.tilings.items()}
     assert layers.made == []
-    for layer in (*sparser.layers, *sparser.layers[:1], sparser.layers[2]):
+    for layer in (*sparser.layers, *sparser.layers[:1], sparser.layers[1]):
         found = unpack_layer(layer.tiling, layer.weights, layer.offsets)
         np.testing.assert_array_equal(found, matrices[NestedPlan.SPARSER][layer.name])
     assert layers[0].tiling.rest == Pattern(2, 8)

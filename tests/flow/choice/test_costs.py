@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from flexcim.quiet import quiet
 from flexcim_flow.choice import costs
 from flexcim_flow.choice.costs import LossModel, layer_curvature, loss_model, mean_gradients, sensitivities
 from flexcim_flow.choice.divergence import Reference, divergence
-from flexcim_flow.common.quiet import quiet
 from flexcim_flow.model.blocks import find_blocks
 from flexcim_flow.passes import predictions
 from flexcim_flow.passes.predictions import Predictions

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn.functional import kl_div
 
+from flexcim.quiet import quiet
 from flexcim_flow.choice import divergence as module
 from flexcim_flow.choice.divergence import Reference, divergence
-from flexcim_flow.common.quiet import quiet
 from flexcim_flow.passes import predictions
 from tests.support.model_families import MASK, sharp_family, tiny_inputs
 from tests.support.tiny_models import tiny_llama, tiny_mamba2

@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from flexcim.config.macro import PRESETS
-from flexcim.config.pattern import Pattern
 from flexcim_flow.choice.budgets import SparsityBudget, pose
 from flexcim_flow.choice.divergence import Reference
 from flexcim_flow.choice.evidence import Evidence
 from flexcim_flow.choice.measured import MEASURED
-from flexcim_flow.choice.problem import Problem, undominated, units_of
+from flexcim_flow.choice.problem import Problem, units_of
 from flexcim_flow.choice.refinement import Bench
 from flexcim_flow.choice.selector import SELECTORS
 from flexcim_flow.common.options import Update
@@ -84,16 +83,6 @@ def test_the_same_seed_chooses_the_same(evidence):
     assert first.trials == again.trials
     other = MEASURED.choose(problem, replace(evidence, seed=5))
     assert set(other.trials) - {"refined 1"} == set(first.trials) - {"refined 1"}
-
-
-def test_patterns_that_others_contain_are_not_measured():
-    menu = PRESETS["flexcim"].patterns
-    whole = pose(units_of([("all", [("a", (8, 80))])], by_block=False), menu, SparsityBudget(0.5))
-    left_out = set(menu) - {menu[column] for column in undominated(whole)}
-    assert left_out == {Pattern(1, 2), Pattern(2, 4), Pattern(1, 4)}
-    # The last block of 4 inputs keeps 1 at 1:4 and 2 at 2:8.
-    rest = pose(units_of([("all", [("a", (8, 44))])], by_block=False), menu, SparsityBudget(0.5))
-    assert Pattern(1, 4) in {menu[column] for column in undominated(rest)}
 
 
 def test_blocks_have_a_pattern_each_if_asked_for():

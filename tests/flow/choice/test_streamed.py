@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from flexcim.config.macro import PRESETS
+from flexcim.quiet import quiet
 from flexcim_flow.choice import measured
 from flexcim_flow.choice import streamed as streaming
 from flexcim_flow.choice.budgets import SparsityBudget, pose
@@ -19,7 +20,6 @@ from flexcim_flow.choice.search import measure_costs, set_up
 from flexcim_flow.choice.shares import searched
 from flexcim_flow.choice.streamed import StreamedBench, bench_bytes
 from flexcim_flow.common.options import Search, Update
-from flexcim_flow.common.quiet import quiet
 from flexcim_flow.layer.treatment import Treatment
 from flexcim_flow.model.blocks import find_blocks
 from flexcim_flow.model.checkpoint import load_checkpoint

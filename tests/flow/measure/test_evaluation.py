@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from flexcim_flow.measure import evaluation
 from flexcim_flow.measure.evaluation import Evaluation, EvaluationError, Mean, added_loss, evaluate
 from tests.support.tiny_models import tiny_llama, tiny_mamba2
 
@@ -35,10 +34,9 @@ def by_hand(model, tokens: torch.Tensor, length: int, stride: int) -> list[float
     ("count", "length", "stride"),
     [(2, 16, 16), (16, 16, 16), (17, 16, 16), (18, 16, 16), (50, 7, 7), (30, 7, 3), (20, 16, 1), (12, 16, 5)],
 )
-def test_every_token_but_the_first_is_predicted_once(build, count, length, stride, monkeypatch):
-    monkeypatch.setattr(evaluation, "BATCH_TOKENS", 32)
+def test_every_token_but_the_first_is_predicted_once(build, count, length, stride):
     tokens = torch.randint(256, (count,), generator=torch.Generator().manual_seed(count))
-    found = evaluate(build(), tokens, 3 * count, length, stride)
+    found = evaluate(build(), tokens, 3 * count, length, stride, batch_tokens=32)
     nats = by_hand(build(), tokens, length, stride)
     assert found.nats == pytest.approx(sum(nats), rel=1e-4)
     edges = np.cumsum(found.window_tokens)[:-1]

@@ -33,8 +33,7 @@ def log_likelihood(model, context: str, choice: str) -> float:
 
 @pytest.mark.parametrize("build", [tiny_llama, tiny_mamba2])
 @pytest.mark.parametrize("batch_tokens", [1, 60, 1000])
-def test_the_likeliest_choice_is_found(build, batch_tokens, monkeypatch):
-    monkeypatch.setattr(multiple_choice, "BATCH_TOKENS", batch_tokens)
+def test_the_likeliest_choice_is_found(build, batch_tokens):
     model = build()
     likeliest = by_byte = 0
     for question in QUESTIONS:
@@ -42,7 +41,8 @@ def test_the_likeliest_choice_is_found(build, batch_tokens, monkeypatch):
         by_size = [value / len(choice.encode()) for value, choice in zip(found, question.choices, strict=True)]
         likeliest += max(found) == found[question.answer]
         by_byte += max(by_size) == by_size[question.answer]
-    assert answer(model, byte_tokenizer(), QUESTIONS, None) == MultipleChoice(3, likeliest, by_byte)
+    result = answer(model, byte_tokenizer(), QUESTIONS, None, batch_tokens=batch_tokens)
+    assert result == MultipleChoice(3, likeliest, by_byte)
 
 
 def test_exactly_one_choice_is_the_likeliest():
@@ -58,7 +58,7 @@ def test_exactly_one_choice_is_the_likeliest():
 def test_a_context_that_is_too_long_loses_its_beginning(monkeypatch):
     seen: list[list[int]] = []
 
-    def favour_the_second(model, texts, counts):
+    def favour_the_second(model, texts, counts, batch_tokens):
         seen.extend(text.tolist() for text in texts)
         return [0, 1]
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BertConfig, BertForQuestionAnswering, T5Config
 
-from flexcim_flow.common.quiet import quiet
+from flexcim.quiet import quiet
 from flexcim_flow.model.checkpoint import CheckpointError, load_checkpoint
 from tests.support.tiny_models import save_tiny, tiny_llama, tiny_mamba2
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from flexcim_flow.common.quiet import quiet
+from flexcim.quiet import quiet
 from flexcim_flow.model import checkpoint as checkpoint_module
 from flexcim_flow.model.checkpoint import CheckpointError, load_checkpoint
 from flexcim_flow.model.tensors import TensorFiles, write_tensors

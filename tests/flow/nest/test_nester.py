@@ -13,7 +13,7 @@ from flexcim.config.pattern import Pattern
 from flexcim.packed.cells import unpack_layer
 from flexcim.packed.folder import read_packed
 from flexcim.packed.plans import NestedPlan
-from flexcim_flow.common.quiet import quiet
+from flexcim.quiet import quiet
 from flexcim_flow.layer.updates import row_errors
 from flexcim_flow.nest.layers import NestError
 from flexcim_flow.nest.run import nest_to

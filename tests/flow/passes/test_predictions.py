@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from flexcim.quiet import quiet
 from flexcim_flow.common.options import BATCH_IMAGES
-from flexcim_flow.common.quiet import quiet
 from flexcim_flow.passes import predictions as module
 from flexcim_flow.passes.predictions import Predictions, batch_size, read
 from tests.support.model_families import tiny_family, tiny_inputs

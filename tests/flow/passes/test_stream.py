@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from flexcim_flow.common.quiet import quiet
+from flexcim.quiet import quiet
 from flexcim_flow.model.blocks import LinearLayer, find_blocks
 from flexcim_flow.model.checkpoint import load_checkpoint
 from flexcim_flow.passes import predictions

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from flexcim.config.pattern import Pattern
+from flexcim.quiet import quiet
 from flexcim_flow.choice.problem import Choice
 from flexcim_flow.choice.selector import SELECTORS
-from flexcim_flow.common.quiet import quiet
 from flexcim_flow.model.checkpoint import Checkpoint, load_checkpoint
 from flexcim_flow.prune import calibration
 from flexcim_flow.prune.calibration import Calibration, PruneError

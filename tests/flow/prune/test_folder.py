@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from flexcim.config.pattern import Pattern
 from flexcim.packed.tiling import tile_layer
-from flexcim_flow.common.quiet import quiet
+from flexcim.quiet import quiet
 from flexcim_flow.measure.evaluation import evaluate
 from flexcim_flow.prune.folder import NESTED_FORMAT, FolderError, check_replaceable, write_result
 from flexcim_flow.samples.text import tokenize

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from flexcim.cli import main
 from flexcim.config.macro import PRESETS
 from flexcim.config.pattern import Pattern
+from flexcim.quiet import quiet
 from flexcim_flow.common.options import Update
-from flexcim_flow.common.quiet import quiet
 from flexcim_flow.layer.masks import nm_mask
 from flexcim_flow.prune.plan import PlanError, read_plan
 from flexcim_flow.prune.run import prune_to

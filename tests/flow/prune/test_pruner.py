@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -22,11 +21,6 @@ from flexcim_flow.prune.packing import pack_one
 from flexcim_flow.prune.pruner import prune
 from flexcim_flow.samples.text import TextError
 from tests.support.prune_requests import asked
-
-if sys.version_info >= (3, 11):
-    pass
-else:
-    pass
 
 TARGET = 0.6
 

@@ -8,8 +8,7 @@ import torch
 from flexcim.config.pattern import Pattern
 from flexcim_flow.layer.masks import nm_mask
 from flexcim_flow.model.blocks import find_blocks
-from flexcim_flow.prune import recovery
-from flexcim_flow.prune.recovery import RecoveryError, ends, recover
+from flexcim_flow.prune.recovery import RecoveryError, _rate_factor, ends, recover
 from flexcim_flow.samples.text import TextError, tokenize
 from tests.support.model_families import tiny_family
 from tests.support.tiny_models import TEXT, byte_tokenizer, tiny_llama, tiny_mamba2
@@ -26,18 +25,13 @@ def pruned(build):
     return model, layers
 
 
-@pytest.fixture(autouse=True)
-def small_batches(monkeypatch):
-    monkeypatch.setattr(recovery, "BATCH_TOKENS", 96)
-
-
 @pytest.mark.parametrize("build", [tiny_llama, tiny_mamba2])
 def test_the_loss_comes_down_and_the_zeros_stay(build):
     model, layers = pruned(build)
     zeros = [layer.weight == 0 for layer in layers]
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     told: list[int] = []
-    losses = recover(model, layers, TOKENS, steps=30, length=32, seed=3, rate=3e-3, begin=told.append)
+    losses = recover(model, layers, TOKENS, batch_tokens=96, steps=30, length=32, seed=3, rate=3e-3, begin=told.append)
     assert told == list(range(1, 31))
     assert len(losses) == 30
     assert losses[-1] < losses[0] - 0.5
@@ -62,18 +56,18 @@ def test_a_seed_gives_the_same_weights_again(build):
     models = []
     for seed in (1, 1, 2):
         model, layers = pruned(build)
-        recover(model, layers, TOKENS, steps=3, length=32, seed=seed)
+        recover(model, layers, TOKENS, batch_tokens=96, steps=3, length=32, seed=seed)
         models.append(torch.cat([layer.weight.flatten() for layer in layers]))
     assert torch.equal(models[0], models[1])
     assert not torch.equal(models[0], models[2])
 
 
 def test_the_rate_rises_and_falls():
-    factors = [recovery._rate_factor(step, 20) for step in range(20)]
+    factors = [_rate_factor(step, 20) for step in range(20)]
     assert factors[:2] == [0.5, 1.0]
     assert factors[1:] == sorted(factors[1:], reverse=True)
     assert 0 < factors[-1] < 0.02
-    assert recovery._rate_factor(0, 1) == 1.0
+    assert _rate_factor(0, 1) == 1.0
 
 
 def test_the_ends_of_a_recovery_are_means():
@@ -85,7 +79,7 @@ def test_the_ends_of_a_recovery_are_means():
 def test_no_steps_are_refused():
     model, layers = pruned(tiny_llama)
     with pytest.raises(RecoveryError, match=r"^recovery steps must be at least 1, not 0$"):
-        recover(model, layers, TOKENS, steps=0, length=32, seed=0)
+        recover(model, layers, TOKENS, batch_tokens=96, steps=0, length=32, seed=0)
 
 
 def test_a_text_without_a_sample_is_refused():
@@ -99,5 +93,5 @@ def test_a_rate_that_breaks_the_model_is_named():
     with pytest.raises(
         RecoveryError, match=r"^step \d of the recovery leaves the finite numbers; rate 1e\+30 is too large$"
     ):
-        recover(model, layers, TOKENS, steps=30, length=32, seed=0, rate=1e30)
+        recover(model, layers, TOKENS, batch_tokens=96, steps=30, length=32, seed=0, rate=1e30)
     assert not model.training

@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 
 from flexcim.packed.cells import unpack_layer
 from flexcim.packed.folder import read_packed
-from flexcim_flow.choice import search as choosing
+from flexcim.quiet import quiet
+from flexcim_flow.choice import measured
 from flexcim_flow.choice.problem import SelectionError
 from flexcim_flow.common.journal import JournalError
 from flexcim_flow.common.options import ActivationScale, Update
-from flexcim_flow.common.quiet import quiet
 from flexcim_flow.common.setting import DeviceError
 from flexcim_flow.layer.masks import nm_mask
 from flexcim_flow.layer.quantization import quantize_weights
@@ -109,14 +109,14 @@ def test_one_block_at_a_time_is_in_memory(family, text, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Weights, "load", loading)
     monkeypatch.setattr(Weights, "release", releasing)
-    calibration = text
+    options = OPTIONS | {"calibration": text}
     with quiet():
         model = tiny_family(family)
         folder = save_tiny(tmp_path / "model", model)
         if family == "vit":
-            calibration = tmp_path / "images.safetensors"
-            save_file({"pixel_values": tiny_inputs(model)}, calibration)
-    prune_to(tmp_path / "out", asked(folder, calibration=calibration, **OPTIONS))
+            options |= {"calibration": tmp_path / "images.safetensors", "length": None}
+            save_file({"pixel_values": tiny_inputs(model)}, tmp_path / "images.safetensors")
+    prune_to(tmp_path / "out", asked(folder, **options))
     assert not loaded
     assert set(most) == {1}
 
@@ -437,7 +437,7 @@ def test_what_does_not_fit_in_memory_is_streamed_and_the_report_says_so(text, ot
     folder = save_tiny(tmp_path / "model", tiny_llama(), torch.float16)
     options = OPTIONS | {"method": "measured", "calibration": text, "evaluation": other}
     prune_to(tmp_path / "whole", asked(folder, **options))
-    monkeypatch.setattr(choosing, "BENCH_BYTES", 1000)
+    monkeypatch.setattr(measured, "BENCH_BYTES", 1000)
     prune_to(tmp_path / "streamed", asked(folder, **options))
     whole, streamed = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("whole", "streamed"))
     assert (whole["search"], streamed["search"]) == ("in memory", "streamed")

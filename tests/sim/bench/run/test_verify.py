@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 
 from flexcim.cli import main
-from flexcim.config.macro import PRESETS, MacroConfig
+from flexcim.config.macro import MacroConfig
 from flexcim.errors import FlexCiMError
 from flexcim_hw.verilog.macro import generate
 from flexcim_sim.bench.coverage.counts import Coverage
 from flexcim_sim.bench.run.coverage_file import CoverageRecord, read_records, write_records
 from flexcim_sim.bench.run.runner import Outcome
 from flexcim_sim.bench.run.verify import Verification
-from flexcim_sim.cli.verify import _configurations
 
 TINY = {
     "sub_macros": 1,
@@ -214,9 +213,3 @@ def test_an_output_without_a_name_is_refused(capsys):
     assert err == (
         "flexcim: invalid value for '--output' / '-o': a folder must have a name, not ''; see 'flexcim verify --help'\n"
     )
-
-
-def test_configurations_have_names_that_differ(tiny):
-    chosen = _configurations([tiny, tiny], ["dense"])
-    assert list(chosen) == ["dense", "tiny", "tiny-2"]
-    assert _configurations([], []) == {"flexcim": PRESETS["flexcim"]}

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from transformers.utils import logging
-
 __all__ = ["quiet"]
 
 
@@ -14,9 +12,12 @@ __all__ = ["quiet"]
 def quiet() -> Iterator[None]:
     """Keep transformers from drawing bars and logging below CRITICAL for as long as the context is open.
 
-    What it would say of interest (missing weights, unknown kinds of model) is checked and said in one sentence by
-    `flexcim_flow.model.checkpoint`; what remains is advice to install GPU kernels.
+    What it would say of interest (missing weights, unknown kinds of model) is checked by those who load models, and
+    said in one sentence; what remains is advice to install GPU kernels.
     """
+    # Not before it is needed: the ground floor does without transformers.
+    from transformers.utils import logging
+
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()

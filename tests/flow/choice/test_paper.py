@@ -1,4 +1,4 @@
-"""The selectors against exhaustive search and dynamic programming, their bounds and their messages."""
+"""The published choice against exhaustive search and dynamic programming, its bounds and its messages."""
 
 from __future__ import annotations
 
@@ -10,31 +10,17 @@ import pytest
 from flexcim.config.macro import PRESETS
 from flexcim.config.pattern import Pattern
 from flexcim_flow.choice.budgets import SparsityBudget, pose
-from flexcim_flow.choice.knapsack import select_cheapest, solve_knapsack
-from flexcim_flow.choice.owl import select_owl
 from flexcim_flow.choice.paper import CANDIDATES, UnitFacts, objective, select_paper
-from flexcim_flow.choice.problem import Assignment, Problem, SelectionError, Unit, units_of
-from flexcim_flow.choice.uniform import select_uniform, uniform_mixes
+from flexcim_flow.choice.problem import Assignment, SelectionError, Unit
 from flexcim_flow.layer.masks import kept_weights
+from tests.support.choices import random_units, unit
 
 MENU = tuple(CANDIDATES)
 DENSE, HALF, QUARTER = Pattern(1, 1), Pattern(2, 4), Pattern(2, 8)
-WIDE = PRESETS["wide"].patterns
 
 
-def unit(*shapes: tuple[int, int], name: str = "block") -> Unit:
-    return Unit(name, tuple(f"{name}.{index}" for index in range(len(shapes))), shapes)
-
-
-def random_units(rng: np.random.Generator, count: int, equal: bool) -> tuple[list[Unit], list[UnitFacts]]:
-    """Units with random facts, of equal shapes or of shapes that differ and leave remainders."""
-
-    def shapes() -> list[tuple[int, int]]:
-        return [(int(rng.integers(1, 40)), int(rng.integers(1, 70))) for _ in range(rng.integers(1, 4))]
-
-    same = shapes()
-    units = [unit(*(same if equal else shapes())) for _ in range(count)]
-    return units, [UnitFacts(float(rng.random() ** 2 / 50), float(rng.random() / 1e4)) for _ in range(count)]
+def random_facts(rng: np.random.Generator, count: int) -> list[UnitFacts]:
+    return [UnitFacts(float(rng.random() ** 2 / 50), float(rng.random() / 1e4)) for _ in range(count)]
 
 
 def zeros(unit: Unit, pattern: Pattern) -> int:
@@ -69,13 +55,11 @@ def paper(units: list[Unit], facts: list[UnitFacts], target: float) -> Assignmen
     return select_paper(pose(units, MENU, SparsityBudget(target)), facts)
 
 
-# --- The paper's ------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("seed", range(40))
 def test_the_papers_selection_is_as_good_as_exhaustive_search(seed):
     rng = np.random.default_rng(seed)
-    units, facts = random_units(rng, count=1 + seed % 5, equal=bool(seed % 2))
+    units = random_units(rng, 1 + seed % 5, equal=bool(seed % 2))
+    facts = random_facts(rng, len(units))
     target = float(rng.random() * sum(zeros(unit, QUARTER) for unit in units) / total(units))
     feasible = [
         (cost_by_hand(facts, assignment), taken)
@@ -187,119 +171,3 @@ def test_the_objective_refuses_what_it_cannot_price():
         objective(facts, [DENSE, DENSE])
     with pytest.raises(ValueError, match="pattern 1:3 is none of the paper's candidates 1:1 4:8 2:4 2:8"):
         objective(facts, [Pattern(1, 3)])
-
-
-# --- The knapsack -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seed", range(30))
-def test_the_knapsack_equals_exhaustive_search(seed):
-    rng = np.random.default_rng(seed)
-    units, patterns = int(rng.integers(1, 6)), int(rng.integers(1, 5))
-    # Costs of loss are tiny, and may be negative in a model that is pruned already.
-    costs = rng.normal(size=(units, patterns)) * 10.0 ** rng.integers(-6, 2)
-    resources = rng.integers(0, 50, (units, patterns)) * int(rng.integers(1, 1000))
-    least, most = resources.min(axis=1).sum(), resources.max(axis=1).sum()
-    limit = int(rng.integers(least, most + 1))
-    rows = np.arange(units)
-    best = min(
-        costs[rows, list(columns)].sum()
-        for columns in itertools.product(range(patterns), repeat=units)
-        if resources[rows, list(columns)].sum() <= limit
-    )
-    found = solve_knapsack(costs, resources, limit)
-    assert resources[rows, found].sum() <= limit
-    assert costs[rows, found].sum() == pytest.approx(best, rel=1e-6, abs=1e-6 * np.abs(costs).max())
-
-
-def test_the_knapsack_refuses_what_has_no_answer():
-    with pytest.raises(ValueError, match="no choice takes at most 3, the least is 4"):
-        solve_knapsack(np.zeros((2, 2)), np.full((2, 2), 2), 3)
-    with pytest.raises(ValueError, match="the costs of a knapsack must be finite"):
-        solve_knapsack(np.array([[np.nan]]), np.ones((1, 1), dtype=np.int64), 3)
-
-
-def test_the_solver_prints_nothing(capfd):
-    rng = np.random.default_rng(0)
-    for _ in range(100):
-        solve_knapsack(rng.random((8, 4)), rng.integers(1, 9, (8, 4)), 40)
-    print("after")
-    assert capfd.readouterr() == ("after\n", "")
-
-
-def test_the_cheapest_choice_names_what_it_costs():
-    problem = pose([unit((8, 8)), unit((8, 8))], [DENSE, HALF], SparsityBudget(0.25))
-    found = select_cheapest(problem, np.array([[0.0, 0.5], [0.0, 0.25]]))
-    assert found.patterns == (DENSE, HALF)
-    assert [choice.reason for choice in found.choices] == [
-        "knapsack: 1:1 by itself adds 0.00e+00 nats to the loss",
-        "knapsack: 2:4 by itself adds 2.50e-01 nats to the loss, 1:1 would add 0.00e+00",
-    ]
-    assert found.objective == 0.25
-
-
-# --- The uniform one, and OWL -----------------------------------------------------------------------------------------
-
-
-def test_one_pattern_for_all_where_one_meets_the_target():
-    problem = pose([unit((8, 80))] * 3, WIDE, SparsityBudget(0.5))
-    assert set(select_uniform(problem).patterns) == {Pattern(4, 8)}
-    answers = {mix.patterns[0] for mix in uniform_mixes(problem)}
-    assert answers == {Pattern(1, 2), Pattern(2, 4), Pattern(4, 8)}
-    assert select_uniform(pose([unit((8, 80))], WIDE, SparsityBudget(0))).patterns == (DENSE,)
-
-
-def test_between_two_densities_the_first_units_are_sparser():
-    problem = pose([unit((8, 40))] * 4, [DENSE, HALF, QUARTER], SparsityBudget(0.55))
-    found = select_uniform(problem)
-    assert [str(pattern) for pattern in found.patterns] == ["2:8", "2:4", "2:4", "2:4"]
-    assert found.choices[0].reason == "2:8 for the first 1 of 4, 2:4 for the others"
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_mixes_keep_the_budget_and_waste_less_than_one_unit(seed):
-    rng = np.random.default_rng(seed)
-    units, _ = random_units(rng, 6, equal=False)
-    problem = pose(units, WIDE, SparsityBudget(float(rng.random() * 0.7)))
-    for mix in uniform_mixes(problem):
-        assert mix.used <= problem.limit
-        sparser = list(map(problem.patterns.index, mix.patterns))
-        spared = (problem.resources - problem.resources[np.arange(6), sparser][:, None]).max()
-        assert problem.limit - mix.used <= spared
-
-
-def test_owl_keeps_more_where_the_outliers_are():
-    problem = pose([unit((8, 80))] * 3, PRESETS["wide"].patterns, SparsityBudget(0.6))
-    found = select_owl(problem, [0.01, 0.02, 0.03], m=8)
-    assert {pattern.m for pattern in found.patterns} <= {1, 8}
-    assert [pattern.density for pattern in found.patterns] == sorted(pattern.density for pattern in found.patterns)
-    assert found.patterns[0] != found.patterns[2]
-    assert found.used <= problem.limit
-    assert found.choices[0].reason.startswith("1.00% outliers ask for a density of 0.3")
-
-
-def test_owl_needs_patterns_of_one_m():
-    problem = pose([unit((8, 80))], [Pattern(4, 5), Pattern(2, 8)], SparsityBudget(0.6))
-    assert select_owl(problem, [0.1]).patterns == (Pattern(2, 8),)
-    with pytest.raises(
-        SelectionError, match="OWL needs patterns of one m that reach the budget, but the menu is 4:5 2:8"
-    ):
-        select_owl(problem, [0.1], m=5)
-
-
-# --- Units ------------------------------------------------------------------------------------------------------------
-
-
-def test_units_are_layers_or_blocks():
-    blocks = [("a", [("a.x", (2, 4)), ("a.y", (3, 4))]), ("empty", []), ("b", [("b.x", (5, 6))])]
-    assert [one.name for one in units_of(blocks, by_block=False)] == ["a.x", "a.y", "b.x"]
-    by_block = units_of(blocks, by_block=True)
-    assert [(one.name, one.layers, one.weights) for one in by_block] == [("a", ("a.x", "a.y"), 20), ("b", ("b.x",), 30)]
-
-
-def test_a_restricted_problem_counts_the_same():
-    problem = pose([unit((8, 80))] * 2, WIDE, SparsityBudget(0.5))
-    some = problem.restricted([3, 0])
-    assert isinstance(some, Problem)
-    assert some.patterns == (WIDE[3], WIDE[0])
-    assert some.used([0, 1]) == problem.used([3, 0])
