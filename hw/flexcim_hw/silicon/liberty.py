@@ -170,7 +170,8 @@ _OPERATOR = re.compile(r"\s*([!'()+|^*&]|[^\s!'()+|^*&]+)")
 def evaluate(function: str, pins: Mapping[str, bool]) -> bool:
     """The value of a pin's ``function`` for values of the pins in it.
 
-    Operators bind in this order: ``!`` and ``'`` (not), ``^``, ``*`` ``&`` and a mere space (and), ``+`` and ``|`` (or).
+    Operators bind in this order: ``!`` and ``'`` (not), ``^``, ``*``, ``&`` and a mere space (and), ``+`` and ``|``
+    (or).
 
     Raises
     ------

@@ -107,7 +107,17 @@ def read_library(files: Sequence[str | os.PathLike[str]] = ()) -> CellLibrary:
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
     areas = {cell.names[0]: cell.number("area") for cell in cells if cell.names}
     inputs = {cell.names[0]: tuple(pin.names[0] for pin in _pins(cell, "input")) for cell in cells if cell.names}
-    return CellLibrary(" + ".join(group.names[0] for group in groups), _corner(groups[0]), paths, digest, areas, inputs, min(nands), buffer, load)
+    return CellLibrary(
+        " + ".join(group.names[0] for group in groups),
+        _corner(groups[0]),
+        paths,
+        digest,
+        areas,
+        inputs,
+        min(nands),
+        buffer,
+        load,
+    )
 
 
 def _pins(cell: Group, direction: str) -> list[Group]:

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -63,8 +62,8 @@ class Job:
         What ABC aims at.
     cache : Path
         Folder of modules that were mapped.
-    netlist : Path
-        Where the Verilog of the mapped design goes.
+    work : Path
+        Folder of this job's own: ``modules.json``, ``netlist.v`` and ``log`` are put there.
     """
 
     verilog: Path
@@ -76,16 +75,16 @@ class Job:
     buffer_load: float
     period_ps: int
     cache: Path
-    netlist: Path
+    work: Path
 
 
-def map_design(job: Job, answer: Path, log: Path) -> None:
-    """Map a design, and write what it is made of as JSON; the standard output of this process goes to the log."""
-    with log.open("w", encoding="utf-8") as stream:
-        os.dup2(stream.fileno(), sys.stdout.fileno())
-        os.dup2(stream.fileno(), sys.stderr.fileno())
+def map_design(job: Job) -> None:
+    """Map a design, and write what it is made of; the standard output of this process goes to the log."""
+    with (job.work / "log").open("w", encoding="utf-8") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
         modules = dict(_Design(job).mapped())
-        write_text(answer, json.dumps(modules))
+        write_text(job.work / "modules.json", json.dumps(modules))
 
 
 class _Design:
@@ -93,7 +92,7 @@ class _Design:
         self._job = job
         self._design = libyosys.Design()
         self._liberty = " ".join(f"-liberty {path}" for path in job.liberty)
-        self._constraints = job.cache / f"constraints-{os.getpid()}"
+        self._constraints = job.work / "constraints"
         # A module's outputs drive as much as four buffers take, as they do at most before a tree begins.
         self._constraints.write_text(
             f"set_driving_cell {job.buffer.cell}\nset_load {4 * job.buffer_load:g}\n", encoding="utf-8"
@@ -147,11 +146,10 @@ class _Design:
         self._buffer_large_nets()
         for name in names:
             yield name, facts[name] | self._counted(name)
-        self._run(f"write_verilog -noattr {self._job.netlist}")
-        self._constraints.unlink()
+        self._run(f"write_verilog -noattr {self._job.work / 'netlist.v'}")
 
     def _buffer_large_nets(self) -> None:
-        path = self._job.cache / f"netlist-{os.getpid()}.json"
+        path = self._job.work / "netlist.json"
         self._run(f"write_json {path}")
         netlist = json.loads(path.read_text(encoding="utf-8"))
         drive_loads(netlist, self._job.buffer, self._job.inputs)
@@ -159,12 +157,11 @@ class _Design:
         self._run("delete *")
         self._run(f"read_json {path}")
         self._run(f"hierarchy -top {self._job.top}")
-        path.unlink()
 
     def _map(self, name: str) -> dict[str, Any]:
         job = self._job
         self._run(f"select {name}")
-        source = job.cache / f"work-{os.getpid()}.il"
+        source = job.work / "module.il"
         self._run(f"write_rtlil -selected {source}")
         self._run("select -clear")
         content = source.read_text(encoding="utf-8")
@@ -194,10 +191,9 @@ class _Design:
             self._run(f"{command} {name}")
         if memory:
             # The words' wires are called by the memory's name and their number; what a read port registers is not.
-            techmap = self._job.cache / f"latch-{os.getpid()}.v"
+            techmap = self._job.work / "latch.v"
             techmap.write_text(_LATCH, encoding="utf-8")
             self._run(f"techmap -map {techmap} {name}/w:{memory}[[]* %ci1 {name}/t:$_DFFE_PP_ %i")
-            techmap.unlink()
             self._run(f"opt -fast {name}")
         for command in (
             f"dfflibmap {self._liberty}",
