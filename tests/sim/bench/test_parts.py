@@ -192,7 +192,7 @@ def test_pauses_have_their_share_and_length():
 
 def test_a_source_keeps_a_beat_until_it_is_taken():
     port = Port()
-    source = Source(port, "x")
+    source = Source.of(port, "x")
     source.restart([5, 6])
     shown = []
     for cycle, ready in enumerate("0010011"):
@@ -216,7 +216,7 @@ def test_a_source_keeps_a_beat_until_it_is_taken():
 
 def test_a_source_pauses_only_between_beats():
     port = Port()
-    source = Source(port, "x")
+    source = Source.of(port, "x")
     pauses = iter([True, False, True, True, False])
     source.restart([1, 2], lambda: next(pauses))
     valid = []
@@ -229,7 +229,7 @@ def test_a_source_pauses_only_between_beats():
 
 def test_an_unknown_ready_is_found():
     port = Port()
-    source = Source(port, "x")
+    source = Source.of(port, "x")
     source.restart([1])
     source.step(0)
     port.x__ready.value = "X"
@@ -240,7 +240,7 @@ def test_an_unknown_ready_is_found():
 def sunk(offers, ready):
     """What a sink took of these (valid, payload), one a cycle, being ready in these cycles."""
     port, taken = Port(), []
-    sink = Sink(port, "x")
+    sink = Sink.of(port, "x")
     pauses = iter([not it for it in ready[1:]] + [False])
     sink.restart(lambda payload, cycle: taken.append((cycle, payload)), lambda: next(pauses))
     for cycle, (valid, payload) in enumerate(offers):

@@ -73,8 +73,8 @@ class MacroBench:
         self.cycles = 0
         self._dut = dut
         names = ["load", "run", "weights", "activations", *(["constants"] if config.requantizer else [])]
-        self._sources = [Source(dut, name) for name in names]
-        self._sink = Sink(dut, "results")
+        self._sources = [Source.of(dut, name) for name in names]
+        self._sink = Sink.of(dut, "results")
         self.coverage = Coverage.of(config)
         self._axes = coverage_axes(config)
         self._handshakes = [Handshake.of(dut, name) for name in data_streams(config)]

@@ -1,8 +1,8 @@
-"""The far ends of the macro's streams: sources that drive its inputs, and a sink that checks and takes its results.
+"""The far ends of a macro's streams: sources that drive its inputs, and a sink that checks and takes its results.
 
-Waking Python costs far more than a simulated cycle, so nothing here waits: one coroutine (``MacroBench``) wakes once
-per clock edge and calls ``step`` of each end. At an edge, signals still read as the flip-flops see them, and what is
-written appears after it.
+Waking Python costs far more than a simulated cycle, so nothing here waits: one coroutine (``MacroBench``, or one of
+your own: docs/how-to/write-your-own-bench.md) wakes once per clock edge and calls ``step`` of each end. At an edge,
+signals still read as the flip-flops see them, and what is written appears after it.
 """
 
 from __future__ import annotations
@@ -64,15 +64,20 @@ def level(signal: Any, cycle: int) -> bool:
     raise ContractError(f"cycle {cycle}: {signal._name} is {value}")
 
 
+def stream_pins(dut: Any, name: str) -> tuple[Any, Any, Any]:
+    """Payload, valid and ready of a generated macro's stream (docs/architecture.md, section 3.1)."""
+    return getattr(dut, f"{name}__payload"), getattr(dut, f"{name}__valid"), getattr(dut, f"{name}__ready")
+
+
 class Source:
     """Drives an input stream.
 
     Parameters
     ----------
-    dut : cocotb handle
-        The macro.
     name : str
-        The stream.
+        What messages call it.
+    payload, valid, ready : cocotb handle
+        Its pins, wherever in the design they are.
 
     Attributes
     ----------
@@ -82,13 +87,16 @@ class Source:
         When it took the first and the latest.
     """
 
-    def __init__(self, dut: Any, name: str) -> None:
+    def __init__(self, name: str, payload: Any, valid: Any, ready: Any) -> None:
         self.name = name
-        self._payload = getattr(dut, f"{name}__payload")
-        self._valid = getattr(dut, f"{name}__valid")
-        self._ready = getattr(dut, f"{name}__ready")
+        self._payload, self._valid, self._ready = payload, valid, ready
         self._payload.value = 0
         self.restart(())
+
+    @classmethod
+    def of(cls, dut: Any, name: str) -> Source:
+        """That of the stream ``name`` of a generated macro."""
+        return cls(name, *stream_pins(dut, name))
 
     def restart(self, beats: Sequence[int], stall: Stall | None = None) -> None:
         """Offer other beats; one that is being shown is withdrawn, which only a reset makes legal."""
@@ -137,10 +145,10 @@ class Sink:
 
     Parameters
     ----------
-    dut : cocotb handle
-        The macro.
     name : str
-        The stream.
+        What messages call it.
+    payload, valid, ready : cocotb handle
+        Its pins, wherever in the design they are.
 
     Attributes
     ----------
@@ -150,12 +158,15 @@ class Sink:
         When the latest was taken.
     """
 
-    def __init__(self, dut: Any, name: str) -> None:
+    def __init__(self, name: str, payload: Any, valid: Any, ready: Any) -> None:
         self.name = name
-        self._payload = getattr(dut, f"{name}__payload")
-        self._valid = getattr(dut, f"{name}__valid")
-        self._ready = getattr(dut, f"{name}__ready")
+        self._payload, self._valid, self._ready = payload, valid, ready
         self.restart(lambda payload, cycle: None)
+
+    @classmethod
+    def of(cls, dut: Any, name: str) -> Sink:
+        """That of the stream ``name`` of a generated macro."""
+        return cls(name, *stream_pins(dut, name))
 
     def restart(self, take: Callable[[int, int], None], stall: Stall | None = None) -> None:
         """Start anew.
