@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from flexcim_hw.silicon.blocks import BLOCKS, block_of
+from flexcim_hw.silicon.blocks import BLOCKS, STORAGE, block_of
 from flexcim_hw.silicon.liberty import LibertyError
 from flexcim_hw.silicon.library import CellLibrary
-from flexcim_hw.silicon.memories import MemoryMacro, MemoryShape, Placement, place_memory
+from flexcim_hw.silicon.memories import MemoryMacro, Placement, place_memory
+from flexcim_hw.silicon.shapes import MemoryShape, extrapolated, is_large
+from flexcim_hw.silicon.synthesis import Netlist
 
 __all__ = ["Area", "BlockArea", "MemoryArea", "measure_area"]
 
@@ -33,6 +35,11 @@ class BlockArea:
     logic: float
     memories: float
 
+    @property
+    def total(self) -> float:
+        """um^2 of both."""
+        return self.logic + self.memories
+
 
 @dataclass(frozen=True)
 class MemoryArea:
@@ -50,6 +57,8 @@ class MemoryArea:
         um^2 of all of them; latches are None if the library gives its latch no area.
     macros : Placement or str
         What one is made of in memory macros, or why there are none.
+    is_large : bool
+        Whether its areas are carried on from small memories (`flexcim_hw.silicon.shapes.is_large`).
     """
 
     block: str
@@ -58,6 +67,7 @@ class MemoryArea:
     flip_flops: float
     latches: float | None
     macros: Placement | str
+    is_large: bool
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,11 @@ class Area:
         return sum(block.memories for block in self.blocks)
 
     @property
+    def with_storage(self) -> float:
+        """um^2 of logic and weight storage, the storage as flip-flops."""
+        return self.logic + sum(block.memories for block in self.blocks if block.block == STORAGE)
+
+    @property
     def total(self) -> float:
         """um^2 with the memories as flip-flops."""
         return self.logic + self.memory
@@ -99,17 +114,13 @@ class Area:
         return self.total / self.gate
 
 
-def measure_area(
-    modules: Mapping[str, Mapping[str, Any]], top: str, library: CellLibrary, macros: Sequence[MemoryMacro] = ()
-) -> Area:
+def measure_area(netlist: Netlist, library: CellLibrary, macros: Sequence[MemoryMacro] = ()) -> Area:
     """Add up a mapped design.
 
     Parameters
     ----------
-    modules : mapping of str to mapping
-        What `flexcim_hw.silicon.mapping.map_design` tells of each module.
-    top : str
-        The top module.
+    netlist : Netlist
+        The design.
     library : CellLibrary
         The library that it was mapped to.
     macros : sequence of MemoryMacro
@@ -123,17 +134,22 @@ def measure_area(
     logic: dict[str, float] = defaultdict(float)
     memory: dict[str, float] = defaultdict(float)
     memories: dict[tuple[str, MemoryShape], MemoryArea] = {}
-    for name, count in _instances(modules, top).items():
-        module, block = modules[name], block_of(name, top)
-        area = count * _cells_area(module["cells"], library)
+    for name, count in netlist.counts().items():
+        module, block = netlist.modules[name], block_of(name, netlist.top)
         if module["memory"] is None:
-            logic[block] += area
+            logic[block] += count * _cells_area(module["cells"], library)
             continue
-        memory[block] += area
-        shape = MemoryShape(**{**module["memory"], "registered": bool(module["memory"]["registered"])})
-        latches = _latches_area(module["latch_cells"], library)
+        shape = MemoryShape(**module["memory"])
+        flip_flops, latches = _memory_areas(module, shape, library)
+        memory[block] += count * flip_flops
         one = MemoryArea(
-            block, count, shape, area, None if latches is None else count * latches, place_memory(shape, macros)
+            block,
+            count,
+            shape,
+            count * flip_flops,
+            None if latches is None else count * latches,
+            place_memory(shape, macros),
+            is_large(shape),
         )
         memories[block, shape] = _joined(memories.get((block, shape)), one)
     blocks = tuple(BlockArea(block, logic[block], memory[block]) for block in BLOCKS if logic[block] or memory[block])
@@ -141,23 +157,23 @@ def measure_area(
     return Area(blocks, tuple(ordered), library.gate)
 
 
-def _instances(modules: Mapping[str, Mapping[str, Any]], top: str) -> Counter[str]:
-    """How often each module occurs in the whole design."""
-    counts: Counter[str] = Counter()
-    waiting = [(top, 1)]
-    while waiting:
-        name, times = waiting.pop()
-        counts[name] += times
-        waiting += [(child, times * count) for child, count in modules[name]["children"].items()]
-    return counts
+def _memory_areas(module: Mapping[str, Any], shape: MemoryShape, library: CellLibrary) -> tuple[float, float | None]:
+    """um^2 of a memory as flip-flops, and as latches or None."""
+    if not is_large(shape):
+        return _cells_area(module["cells"], library), _latches_area(module["latch_cells"], library)
+    samples = {(sample["depth"], sample["width"]): sample for sample in module["samples"]}
+    flip_flops = {place: _cells_area(sample["cells"], library) for place, sample in samples.items()}
+    latches = {place: _latches_area(sample["latch_cells"], library) for place, sample in samples.items()}
+    known = {place: area for place, area in latches.items() if area is not None}
+    return extrapolated(flip_flops, shape), extrapolated(known, shape) if len(known) == len(latches) else None
 
 
 def _joined(before: MemoryArea | None, one: MemoryArea) -> MemoryArea:
     if before is None:
         return one
     latches = None if before.latches is None or one.latches is None else before.latches + one.latches
-    return MemoryArea(
-        one.block, before.count + one.count, one.shape, before.flip_flops + one.flip_flops, latches, one.macros
+    return replace(
+        before, count=before.count + one.count, flip_flops=before.flip_flops + one.flip_flops, latches=latches
     )
 
 

@@ -1,29 +1,38 @@
-"""Which block of the architecture page a module of a netlist belongs to (docs/architecture.md, section 3)."""
+"""Which block of the architecture page a module of a netlist belongs to (docs/architecture.md, sections 3 and 7)."""
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["BLOCKS", "block_of"]
+__all__ = ["BLOCKS", "STORAGE", "block_of"]
+
+STORAGE = "weight storage"
+"""The block of the cells, which are the compute-in-memory array."""
 
 _CONTROL = "control"
 
 _RULES = (
-    (r"column\.storage", "weight storage"),
+    (r"core\.weight_feeder.*", "weight feeder"),
+    (r"core\.activation_feeder.*", "activation feeder"),
+    (r"(macro\.)?weight_loader.*", _CONTROL),
+    (r"column\.storage", STORAGE),
+    (r"activation_buffer.*|window_store.*", "activation buffer"),
+    (r"distribution.*", "distribution crossbar"),
     (r"column\.lane_muxes", "lane muxes"),
     (r"column|column_array|sub_macro", "multipliers and adder trees"),
-    (r"distribution.*", "distribution crossbar"),
     (r"merging.*", "merging"),
     (r"accumulator_column\.memory\..*", "accumulator memory"),
     (r"accumulator.*", "accumulator logic"),
-    (r"activation_buffer.*|window_store.*", "activation buffer"),
-    (r"result.*", "result buffer"),
-    (r"requantizer.*", "requantizer"),
+    (r"requantizer.*|(macro\.)?requantizer.*", "requantizer"),
+    (r"result_buffer.*|result_lane.*", "result buffer"),
+    (r"core\.result_merger.*", "result merger"),
+    (r"core\.sequencer.*", "program sequencer"),
+    (r"registers.*|bridge.*", "registers"),
 )
 """In the order in which data flow; the first rule that fits the whole of a module's name behind the top's decides."""
 
-BLOCKS = (*(block for _, block in _RULES), _CONTROL)
-"""All blocks of a macro, in the order in which data flow; ``control`` is the load side, the run side and the top."""
+BLOCKS = (*dict.fromkeys(block for _, block in _RULES if block != _CONTROL), _CONTROL)
+"""All blocks, in the order in which data flow; ``control`` is a macro's load and run side, and what joins the rest."""
 
 
 def block_of(module: str, top: str) -> str:

@@ -57,7 +57,7 @@ class CellLibrary:
     buffer_load: float
 
     def unpacked(self, folder: Path) -> tuple[Path, ...]:
-        """The files as plain text, which Yosys and OpenSTA read; those that are compressed are written to the folder."""
+        """The files as plain text, which Yosys and OpenSTA read; what is compressed is written to the folder."""
         plain = []
         for path in self.files:
             content = path.read_bytes()
@@ -143,7 +143,11 @@ def _buffer(cell: Group) -> tuple[float, Buffer, float] | None:
         return None
     source, sink = inputs[0].names[0], outputs[0].names[0]
     function = outputs[0].attributes.get("function")
-    if function is None or "three_state" in outputs[0].attributes or "dont_use" in cell.attributes:
+    if (
+        function is None
+        or "three_state" in outputs[0].attributes
+        or cell.attributes.get("dont_use", "false").lower() == "true"
+    ):
         return None
     if [evaluate(function, {source: value}) for value in (False, True)] != [False, True]:
         return None

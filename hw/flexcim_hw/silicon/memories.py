@@ -7,29 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flexcim_hw.silicon.liberty import Group, LibertyError, read_liberty
+from flexcim_hw.silicon.shapes import MemoryShape
 
-__all__ = ["MemoryMacro", "MemoryShape", "Placement", "place_memory", "read_memories"]
-
-
-@dataclass(frozen=True)
-class MemoryShape:
-    """A memory of the design.
-
-    Parameters
-    ----------
-    depth, width : int
-        Words, and bits of a word.
-    read_ports, write_ports : int
-        How many there are of each.
-    registered : bool
-        Whether each read comes a cycle after its address, as a memory macro gives it.
-    """
-
-    depth: int
-    width: int
-    read_ports: int
-    write_ports: int
-    registered: bool
+__all__ = ["MemoryMacro", "Placement", "place_memory", "read_memories"]
 
 
 @dataclass(frozen=True)
