@@ -93,6 +93,9 @@ class _Tree:
         left = {
             bit: self._divided(bit, own, _ROOT_LOADS if bit in entering else MAX_LOADS) for bit, own in loads.items()
         }
+        for port, facts in ports.items():  # the wire of an output is what leaves now, behind its buffer
+            if port in self._module.get("netnames", {}):
+                self._module["netnames"][port]["bits"] = list(facts["bits"])
         self._shown[name] = {
             port: [left.get(bit, 0) for bit in facts["bits"]]
             for port, facts in ports.items()
@@ -207,7 +210,8 @@ def worst_fanout(netlist: Netlist, inputs: Mapping[str, Sequence[str]]) -> tuple
         module = modules[name]
         for port, facts in module["ports"].items():
             for bit, loads in zip(facts["bits"], outside.get((name, port), []), strict=False):
-                nets[name][bit] += loads
+                if isinstance(bit, int):  # constants drive nothing
+                    nets[name][bit] += loads
         worst = max(worst, (max(nets[name].values(), default=0), name))
         for cell in module["cells"].values():
             for pin, bits in cell["connections"].items():

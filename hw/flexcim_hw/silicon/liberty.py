@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +87,7 @@ def read_liberty(path: Path) -> Group:
     try:
         content = path.read_bytes()
         text = (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode("utf-8", "replace")
-    except (OSError, EOFError, gzip.BadGzipFile) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise LibertyError(f"{path}: cannot be read ({error})") from None
     try:
         (library,) = _groups(text).groups
@@ -134,11 +135,21 @@ def _groups(text: str) -> Group:
     return stack[0]
 
 
+def _next(tokens: Iterator[tuple[str, bool]], stack: list[Group]) -> tuple[str, bool]:
+    """The next token of a statement."""
+    token = next(tokens, None)
+    if token is not None:
+        return token
+    if len(stack) > 1:
+        raise _TruncatedError
+    raise ValueError("a name with nothing behind it")
+
+
 def _statement(name: str, tokens: Iterator[tuple[str, bool]], stack: list[Group]) -> None:
     """An attribute of the innermost group, or the beginning of a group in it."""
-    follows = next(tokens, None)
+    follows = _next(tokens, stack)
     if follows == (":", True):
-        value, is_mark = next(tokens, ("", True))
+        value, is_mark = _next(tokens, stack)
         if is_mark:
             raise ValueError(f"{name} has no value")
         stack[-1].attributes[name] = value

@@ -80,7 +80,8 @@ def read_library(files: Sequence[str | os.PathLike[str]] = ()) -> CellLibrary:
     Raises
     ------
     LibertyError
-        If a file cannot be read or is no Liberty, or there is no flip-flop, no latch or no NAND of two inputs.
+        If a file cannot be read or is no Liberty, or what synthesis needs is missing: flip-flops, latches,
+        functions, a NAND of two inputs or a buffer.
     """
     paths = tuple(map(Path, files)) or (DEFAULT_LIBERTY,)
     if not files and not DEFAULT_LIBERTY.exists():
@@ -96,6 +97,8 @@ def read_library(files: Sequence[str | os.PathLike[str]] = ()) -> CellLibrary:
     for kind, what in (("ff", "flip-flop"), ("latch", "latch")):
         if not any(cell.all(kind) for cell in cells):
             raise LibertyError(f"{named}: holds no {what} (a cell with a group {kind!r}), which synthesis needs")
+    if not any("function" in pin.attributes for cell in cells if _is_gate(cell) for pin in _pins(cell, "output")):
+        raise LibertyError(f"{named}: says of no gate's output what its function is, which synthesis needs")
     nands = [cell.number("area") for cell in cells if cell.number("area") > 0 and _is_nand(cell)]
     if not nands:
         raise LibertyError(f"{named}: holds no NAND of two inputs with an area, the unit of gate equivalents")
@@ -124,10 +127,14 @@ def _pins(cell: Group, direction: str) -> list[Group]:
     return [pin for pin in cell.all("pin") if pin.attributes.get("direction") == direction]
 
 
+def _is_gate(cell: Group) -> bool:
+    """Whether a cell stores nothing."""
+    return not cell.all("ff", "latch", "statetable")
+
+
 def _is_nand(cell: Group) -> bool:
     inputs, outputs = [pin.names[0] for pin in _pins(cell, "input")], _pins(cell, "output")
-    is_gate = not cell.all("ff", "latch", "statetable") and len(inputs) == 2 and len(outputs) == 1
-    if not is_gate or "function" not in outputs[0].attributes:
+    if not _is_gate(cell) or len(inputs) != 2 or len(outputs) != 1 or "function" not in outputs[0].attributes:
         return False
     table = [
         evaluate(outputs[0].attributes["function"], dict(zip(inputs, bits, strict=True)))
@@ -139,7 +146,7 @@ def _is_nand(cell: Group) -> bool:
 def _buffer(cell: Group) -> tuple[float, Buffer, float] | None:
     """Area, pins and load of a cell that is a plain buffer."""
     inputs, outputs = _pins(cell, "input"), _pins(cell, "output")
-    if len(inputs) != 1 or len(outputs) != 1 or cell.all("ff", "latch", "statetable"):
+    if len(inputs) != 1 or len(outputs) != 1 or not _is_gate(cell):
         return None
     source, sink = inputs[0].names[0], outputs[0].names[0]
     function = outputs[0].attributes.get("function")

@@ -231,7 +231,7 @@ class _Design:
         return answer
 
     def _text(self, name: str) -> str:
-        """A module in RTLIL, without the name of the top, the prefix of all names, and without numbers of other modules."""
+        """A module in RTLIL, without the name of the top, the prefix of all names, and what hangs on other modules."""
         self._run(f"select {name}")
         self._run("write_rtlil -selected module.il")
         self._run("select -clear")
