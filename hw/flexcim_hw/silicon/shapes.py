@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 __all__ = ["LARGE", "SAMPLES", "MemoryShape", "extrapolated", "is_large"]
 
-LARGE = 4096
+LARGE = 2048
 """Most bits of a memory that is mapped as it is, if each read comes a cycle after its address."""
 
 _DEPTHS = (32, 64)

@@ -39,10 +39,11 @@ def tiny(library, cache):
 
 
 def stat(netlist, library, folder):
-    """What Yosys counts in the netlist, by itself."""
+    """um^2 of all cells of the netlist, as Yosys counts them."""
     (folder / "netlist.v").write_text(netlist.verilog)
     commands = ["read_verilog netlist.v", f"hierarchy -top {netlist.top}"]
-    return yosys(folder, *commands, f"tee -q -o out.json stat -json -liberty {library.files[0]} -hierarchy")["design"]
+    counted = yosys(folder, *commands, f"tee -q -o out.json stat -json -liberty {library.files[0]} -hierarchy")
+    return float(counted["design"]["num_cells"]["area"])
 
 
 # --- Area ------------------------------------------------------------------------------------------------------------
@@ -51,7 +52,7 @@ def stat(netlist, library, folder):
 def test_the_blocks_of_a_macro_add_up_to_what_yosys_counts(tiny, library, tmp_path):
     area = measure_area(tiny, library)
     counted = stat(tiny, library, tmp_path)
-    assert area.total == pytest.approx(counted["area"], rel=1e-9)
+    assert area.total == pytest.approx(counted, rel=1e-9)
     assert area.logic + area.memory == area.total == sum(block.total for block in area.blocks)
     assert area.gates == area.total / library.gate
     assert all(block.total > 0 for block in area.blocks)
@@ -70,7 +71,7 @@ def test_the_blocks_of_an_accelerator_add_up_to_what_yosys_counts(library, cache
         count * library.areas[cell] for name in large for cell, count in netlist.modules[name]["cells"].items()
     )
     carried_on = sum(memory.flip_flops for memory in area.memories if memory.is_large)
-    assert area.total - carried_on == pytest.approx(stat(netlist, library, tmp_path)["area"] - stand_ins, rel=1e-9)
+    assert area.total - carried_on == pytest.approx(stat(netlist, library, tmp_path) - stand_ins, rel=1e-9)
     assert {block.block for block in area.blocks} >= {"weight feeder", "program sequencer", "registers", "lane muxes"}
 
 
@@ -125,10 +126,10 @@ def test_no_net_drives_more_cells_than_it_may(tiny, library, tmp_path):
 BENCH = """
 module bench;
   reg clk = 0, rst = 1;
-  integer cycle, place;
+  integer cycle;
   {declarations}
   initial begin
-    for (cycle = 0; cycle < 300; cycle = cycle + 1) begin
+    for (cycle = 0; cycle < 150; cycle = cycle + 1) begin
       rst = cycle < 3;
       {stimuli}
       #5 {comparisons}
@@ -142,22 +143,26 @@ endmodule
 """
 DECLARATIONS = """
   reg [{inputs}:0] in_{index} = 0; wire [{outputs}:0] rtl_{index}, gate_{index};
-  integer seen_{index} = 0, unknown_{index} = 0, wrong_{index} = 0;
+  reg [{outputs}:0] before_{index} = 0;
+  integer changed_{index} = 0, wrong_{index} = 0;
   {rtl}
   {gate}
 """
 COMPARISON = """
-      for (place = 0; place <= {outputs}; place = place + 1) if (rtl_{index}[place] !== 1'bx) begin
-        seen_{index} = seen_{index} + 1;
-        if (gate_{index}[place] === 1'bx) unknown_{index} = unknown_{index} + 1;
-        else if (gate_{index}[place] !== rtl_{index}[place]) wrong_{index} = wrong_{index} + 1;
-      end
+      // Some registers do not begin with zero, but the reset's first edge makes them equal.
+      if (cycle > 0 && rtl_{index} !== gate_{index}) wrong_{index} = wrong_{index} + 1;
+      if (^rtl_{index} !== 1'bx && rtl_{index} !== before_{index}) changed_{index} = changed_{index} + 1;
+      before_{index} = rtl_{index};
 """
-
-
 FLIP_FLOP = """
-module DFFPOSX1 (CLK, D, Q); input CLK, D; output reg Q; initial Q = $urandom; always @(posedge CLK) Q <= D; endmodule
+module DFFPOSX1 (CLK, D, Q); input CLK, D; output reg Q; initial Q = 0; always @(posedge CLK) Q <= D; endmodule
 """
+
+ZEROED = (
+    r"^(  reg \[\d+:0\] (\S+) \[(\d+):0\];)",
+    r"\1\n  integer i_\2; initial for (i_\2 = 0; i_\2 <= \3; i_\2 = i_\2 + 1) \2[i_\2] = 0;",
+)
+"""A memory, and with zeros in its words."""
 
 
 def modules_of(text):
@@ -184,8 +189,10 @@ def instance(module, ports, index, side):
 
 
 def test_what_synthesis_gave_does_what_the_verilog_says(tiny, tmp_path):
-    """Each module of the design beside its netlist, in Icarus, on random inputs: every known bit is equal."""
-    rtl = generate(TINY, "rtl", init=False).text
+    """Each module of the design beside its netlist, in Icarus, on random inputs: all outputs are equal."""
+    # All begins with zeros, as what is unknown spreads in other ways through gates than through statements.
+    rtl = re.sub(*ZEROED, generate(TINY, "rtl").text, flags=re.MULTILINE)
+    assert "initial for" in rtl
     parts: dict[str, list[str]] = {"declarations": [], "stimuli": [], "comparisons": [], "verdicts": []}
     modules = modules_of(rtl)
     for index, (name, ports) in enumerate(modules.items()):
@@ -196,12 +203,11 @@ def test_what_synthesis_gave_does_what_the_verilog_says(tiny, tmp_path):
         random = ", ".join(["$urandom"] * -(-width["input"] // 32))
         parts["stimuli"].append(f"in_{index} = {{{random}}};")
         parts["comparisons"].append(COMPARISON.format(**numbers))
-        shown = f'$display("%0d %0d %0d %0d", {index}, seen_{index}, unknown_{index}, wrong_{index});'
+        shown = f'$display("%0d %0d %0d", {index}, changed_{index}, wrong_{index});'
         parts["verdicts"].append(shown)
     (tmp_path / "rtl.v").write_text(rtl)
     (tmp_path / "gate.v").write_text(tiny.verilog)
     (tmp_path / "bench.v").write_text(BENCH.format(**{name: "\n".join(lines) for name, lines in parts.items()}))
-    # Flip-flops begin with any value: gates make unknown of much that is known whatever a flip-flop held.
     cells = re.sub(r"^module DFFPOSX1 .*?^endmodule", FLIP_FLOP, CELLS.read_text(), flags=re.MULTILINE | re.DOTALL)
     (tmp_path / "cells.v").write_text(cells)
     sources = ["rtl.v", "gate.v", "bench.v", "cells.v"]
@@ -210,10 +216,10 @@ def test_what_synthesis_gave_does_what_the_verilog_says(tiny, tmp_path):
     run = subprocess.run(["vvp", "-n", "bench.vvp"], cwd=tmp_path, check=True, capture_output=True, text=True)
     counts = [[int(word) for word in line.split()] for line in run.stdout.splitlines()]
     assert [count[0] for count in counts] == list(range(len(modules)))
-    for name, (_, seen, unknown, wrong) in zip(modules, counts, strict=True):
+    for name, (_, changed, wrong) in zip(modules, counts, strict=True):
         assert wrong == 0, name
-        assert seen > 0, name
-        assert unknown == 0, name
+        # Random commands soon halt the top with an error.
+        assert changed > (1 if name == "rtl" else 50), name
 
 
 # --- What is kept ----------------------------------------------------------------------------------------------------
