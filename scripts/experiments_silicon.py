@@ -57,9 +57,8 @@ def instance_rows(library: str, instances: Sequence[Instance]) -> list[str]:
         ratio = ratios(one, instances[0])
         clock = f"{one.timing.period:.2f}" if one.timing else "–"
         period = f"{ratio.period:.2f}" if ratio.period else "–"
-        cells = (library, f"`{one.name}`", f"{one.area.logic / 1e6:.2f}", f"{ratio.logic:.3f}")
-        cells += (f"{ratio.with_storage:.3f}", f"{ratio.total:.3f}", clock, period)
-        rows.append(row(cells))
+        areas = (f"{one.area.logic / 1e6:.2f}", f"{ratio.logic:.3f}", f"{ratio.with_storage:.3f}", f"{ratio.total:.3f}")
+        rows.append(row((library, f"`{one.name}`", *areas, clock, period)))
     return rows
 
 

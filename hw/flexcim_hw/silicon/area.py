@@ -10,8 +10,7 @@ from typing import Any
 from flexcim_hw.silicon.blocks import BLOCKS, STORAGE, block_of
 from flexcim_hw.silicon.liberty import LibertyError
 from flexcim_hw.silicon.library import CellLibrary
-from flexcim_hw.silicon.memories import MemoryMacro, Placement, place_memory
-from flexcim_hw.silicon.shapes import MemoryShape, extrapolated, is_large
+from flexcim_hw.silicon.memories import MemoryMacro, MemoryShape, Placement, extrapolated, is_large, place_memory
 from flexcim_hw.silicon.synthesis import Netlist
 
 __all__ = ["Area", "BlockArea", "MemoryArea", "measure_area"]
@@ -58,7 +57,7 @@ class MemoryArea:
     macros : Placement or str
         What one is made of in memory macros, or why there are none.
     is_large : bool
-        Whether its areas are carried on from small memories (`flexcim_hw.silicon.shapes.is_large`).
+        Whether its areas are carried on from small memories (`flexcim_hw.silicon.memories.is_large`).
     """
 
     block: str

@@ -24,7 +24,7 @@ from pyosys import libyosys
 from flexcim.files import write_text
 from flexcim_hw.silicon.estimate import Parts, estimate_need
 from flexcim_hw.silicon.fanout import CLOCK, Buffer, drive_loads
-from flexcim_hw.silicon.shapes import SAMPLES, MemoryShape, is_large
+from flexcim_hw.silicon.memories import SAMPLES, MemoryShape, is_large
 
 _VERSION = importlib.metadata.version("pyosys")
 

@@ -10,6 +10,7 @@ from rich.table import Column, Table
 from flexcim_hw.silicon.instance import Instance, Method
 from flexcim_hw.silicon.memories import Placement
 from flexcim_hw.silicon.report import NO_WIRES, ratios
+from flexcim_hw.silicon.timing import Timing
 
 __all__ = ["show_instances"]
 
@@ -33,7 +34,8 @@ def show_instances(console: Console, instances: Sequence[Instance], method: Meth
         console.print(_blocks(one, library.gate))
         console.print(_memories(one))
         if one.timing is not None:
-            console.print(_path(one, method.period))
+            console.print(_path(one.name, one.timing))
+            _say(console, _clock(one.name, one.timing, method.period))
     if len(instances) > 1:
         console.print(_comparison(instances))
     notes = [
@@ -49,7 +51,11 @@ def show_instances(console: Console, instances: Sequence[Instance], method: Meth
     if any(memory.latches is None for one in instances for memory in one.area.memories):
         notes.append("memories as latches: the library gives a cell that they need no area")
     for note in notes:
-        console.print(note, highlight=False, markup=False, soft_wrap=True)
+        _say(console, note)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _blocks(one: Instance, gate: float) -> Table:
@@ -107,17 +113,19 @@ def _memories(one: Instance) -> Table:
     return table
 
 
-def _path(one: Instance, period: float) -> Table:
-    timing = one.timing
-    assert timing is not None
+def _clock(name: str, timing: Timing, period: float) -> str:
     met = "met" if timing.slack >= 0 else "not met"
+    frequency = f"{timing.period:.3f} ns, {1000 / timing.period:,.0f} MHz"
+    return f"{name}: clock {frequency} (no wires); {period:g} ns are {met}, slack {timing.slack:+.3f} ns"
+
+
+def _path(name: str, timing: Timing) -> Table:
     table = Table(
         Column("instance", overflow="fold"),
         "module",
         "block",
         *(Column(name, justify="right") for name in ("cells", "ns")),
-        title=f"{one.name}: clock {timing.period:.3f} ns, {1000 / timing.period:,.0f} MHz (no wires); "
-        f"{period:g} ns are {met}, slack {timing.slack:+.3f} ns; slowest path",
+        title=f"{name}: slowest path (no wires)",
         title_justify="left",
     )
     for stage in timing.path:

@@ -17,6 +17,8 @@ from flexcim_hw.silicon import synthesis, timing
 from flexcim_hw.verilog.macro import generate
 from tests.support.silicon import TINY, tiny_liberty
 
+SENTENCE = "the program 'sta' of OpenSTA is missing; install it (Debian: apt-get install opensta)"
+
 
 @pytest.fixture(scope="module")
 def builds(tmp_path_factory):
@@ -70,14 +72,13 @@ def test_a_period_that_cannot_be_met_is_told(folder, capsys):
 
 
 def test_without_opensta_area_is_measured_and_the_rest_is_said(folder, capsys, monkeypatch):
-    monkeypatch.setattr(timing.shutil, "which", lambda name: None)
+    monkeypatch.setattr(timing, "missing_sta", lambda: SENTENCE)
     assert call(folder) == 0
-    sentence = "the program 'sta' of OpenSTA is missing; install it (Debian: apt-get install opensta)"
-    assert f"clock: {sentence}" in capsys.readouterr().out
+    assert f"clock: {SENTENCE}" in capsys.readouterr().out
     report = json.loads((folder / "out" / "silicon.json").read_text())
-    assert (report["clock_missing"], report["instances"][0]["clock_ns"]) == (sentence, None)
+    assert (report["clock_missing"], report["instances"][0]["clock_ns"]) == (SENTENCE, None)
     assert call(folder, "--clock", "-o", str(folder / "other")) == 2
-    assert capsys.readouterr().err == f"flexcim: {sentence}\n"
+    assert capsys.readouterr().err == f"flexcim: {SENTENCE}\n"
     assert not (folder / "other").exists()
 
 

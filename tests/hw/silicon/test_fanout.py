@@ -46,7 +46,7 @@ def source(facts, bit):
 
 def sources(netlist):
     """Where each input of each cell that is no buffer comes from, and each output of a module."""
-    found = {}
+    found: dict[tuple[str, ...], list] = {}
     for name, facts in netlist["modules"].items():
         for instance, each in facts["cells"].items():
             if each["type"] != "BUF":

@@ -32,7 +32,8 @@ def test_a_library_of_one_file_is_read(tmp_path):
     library = read_library([tiny(tmp_path)])
     assert (library.name, library.corner) == ("tiny", "nominal, 1 V, 25 °C")
     assert library.areas == {"NAND2": 4, "BUF": 3, "DFF": 10, "LATCH": 8}
-    assert (library.gate, library.buffer, library.buffer_load) == (4, Buffer("BUF", "A", "Y"), pytest.approx(20))
+    assert (library.gate, library.buffer) == (4, Buffer("BUF", "A", "Y"))
+    assert library.buffer_load == pytest.approx(20)
 
 
 def test_a_library_may_lie_in_several_files(tmp_path):

@@ -5,8 +5,16 @@ from __future__ import annotations
 import pytest
 
 from flexcim_hw.silicon.liberty import LibertyError
-from flexcim_hw.silicon.memories import MemoryMacro, Placement, place_memory, read_memories
-from flexcim_hw.silicon.shapes import SAMPLES, MemoryShape, extrapolated, is_large
+from flexcim_hw.silicon.memories import (
+    SAMPLES,
+    MemoryMacro,
+    MemoryShape,
+    Placement,
+    extrapolated,
+    is_large,
+    place_memory,
+    read_memories,
+)
 from tests.support.silicon import tiny_liberty
 
 SINGLE = MemoryMacro("single", 256, 64, 1, 900.0)

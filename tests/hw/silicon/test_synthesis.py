@@ -12,7 +12,7 @@ from flexcim.config.macro import MacroConfig
 from flexcim_hw.silicon import synthesis as module
 from flexcim_hw.silicon.area import measure_area
 from flexcim_hw.silicon.fanout import MAX_LOADS, worst_fanout
-from flexcim_hw.silicon.shapes import LARGE, MemoryShape
+from flexcim_hw.silicon.memories import LARGE, MemoryShape
 from flexcim_hw.silicon.synthesis import SynthesisError, synthesise
 from flexcim_hw.verilog.accelerator import generate_accelerator
 from flexcim_hw.verilog.macro import generate

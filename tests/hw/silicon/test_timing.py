@@ -26,7 +26,7 @@ module top (clk, rst, x, y);
   DFFPOSX1 to_there (.CLK(clk), .D(b), .Q(y));
 endmodule
 """
-    modules = {"top": {"instances": {"middle": "top_column"}}, "top_column": {"instances": {}}}
+    modules: dict[str, dict] = {"top": {"instances": {"middle": "top_column"}}, "top_column": {"instances": {}}}
     return Netlist("top", modules, verilog)
 
 
