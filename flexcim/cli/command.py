@@ -115,6 +115,9 @@ SUBCOMMANDS: Mapping[str, Subcommand] = MappingProxyType(
         "verify": Subcommand(
             "flexcim_sim.cli.verify", "verify", "Check generated Verilog against the golden model.", extra="sim"
         ),
+        "silicon": Subcommand(
+            "flexcim_hw.cli.silicon", "silicon", "Measure area and clock in a library of cells.", extra="silicon"
+        ),
         "prune": Subcommand(
             "flexcim_flow.cli.prune",
             "prune",

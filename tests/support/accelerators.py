@@ -104,7 +104,8 @@ class CorePlayed:
     done : bool
         Whether it has ended.
     interval : int or None
-        Cycles that the core says the program takes, where its streams flow freely.
+        Cycles that the core says the first program takes, where its streams flow freely; the others may need what
+        those before them left.
     error, error_macro, error_macro_kind : int
         The error in the end.
     """
@@ -200,7 +201,7 @@ def play(
                 source.lasts = (lasts or {}).get(name, set())
             ctx.set(core.control.start, 1)
             played.append(await _carry_out(ctx, core, sources, goes["results"], limit))
-            if not stalls and program is None:
+            if not stalls and program is None and len(played) == 1:
                 played[-1].interval = core.interval(stimulus.program)
             for source in sources:
                 assert program is not None or source.place == len(source.words)

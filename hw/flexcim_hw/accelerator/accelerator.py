@@ -72,7 +72,13 @@ class AcceleratorCore(wiring.Component):
         )
 
     def interval(self, program: AcceleratorProgram) -> int:
-        """Cycles from a program's start until all has moved, when the streams flow freely."""
+        """Cycles from a program's start until all has moved, when the streams flow freely.
+
+        Raises
+        ------
+        CycleError
+            If the program needs what one before it loaded or left: `AcceleratorTiming` keeps that from run to run.
+        """
         return AcceleratorTiming(self.config).run(program).cycles
 
     def elaborate(self, platform: object) -> Module:

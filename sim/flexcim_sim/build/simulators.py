@@ -25,7 +25,7 @@ from types import MappingProxyType
 import cocotb
 import cocotb_tools.config
 
-from flexcim.checkout import checkout
+from flexcim.checkout import build_folder
 from flexcim.errors import FlexCiMError
 from flexcim.files import write_text
 from flexcim_hw.verilog.macro import GeneratedVerilog
@@ -83,20 +83,8 @@ class Build:
 
 
 def build_root() -> Path:
-    """Folder of all builds: ``sim`` in the folder that FLEXCIM_BUILD names.
-
-    By default that is ``build`` in a checkout, and ``flexcim`` in the user's cache folder where there is none; the
-    cache folder is that which XDG_CACHE_HOME names, or ``~/.cache``.
-    """
-    named = os.environ.get("FLEXCIM_BUILD")
-    if named:
-        return Path(named).absolute() / "sim"
-    root = checkout()
-    if root:
-        return root / "build" / "sim"
-    # By the XDG Base Directory Specification, a relative path in the variable is invalid, and to be ignored.
-    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (cache if cache.is_absolute() else Path.home() / ".cache") / "flexcim" / "sim"
+    """Folder of all builds."""
+    return build_folder("sim")
 
 
 def check_tools(simulator: str) -> None:

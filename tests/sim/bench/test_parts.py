@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 from random import Random
 from xml.etree import ElementTree
 
@@ -269,34 +268,6 @@ def test_a_sink_finds_what_breaks_the_contract(offers, message):
 
 
 # --- Builds ----------------------------------------------------------------------------------------------------------
-
-
-def test_builds_lie_where_the_environment_says(monkeypatch, tmp_path):
-    monkeypatch.setenv("FLEXCIM_BUILD", str(tmp_path / "elsewhere"))
-    assert simulators.build_root() == tmp_path / "elsewhere" / "sim"
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FLEXCIM_BUILD", "near")
-    assert simulators.build_root() == tmp_path / "near" / "sim"
-
-
-def test_builds_of_a_checkout_lie_in_it(monkeypatch, tmp_path):
-    monkeypatch.delenv("FLEXCIM_BUILD", raising=False)
-    monkeypatch.chdir(tmp_path)
-    assert simulators.build_root() == Path(__file__).resolve().parents[3] / "build" / "sim"
-
-
-@pytest.mark.parametrize(
-    ("cache", "wanted"), [("{tmp}/cache", "cache"), (None, "home/.cache"), ("", "home/.cache"), ("near", "home/.cache")]
-)
-def test_builds_of_an_installed_package_lie_in_the_users_cache(monkeypatch, tmp_path, cache, wanted):
-    """A relative path in XDG_CACHE_HOME is to be ignored."""
-    monkeypatch.delenv("FLEXCIM_BUILD", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(simulators, "checkout", lambda: None)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    if cache is not None:
-        monkeypatch.setenv("XDG_CACHE_HOME", cache.replace("{tmp}", str(tmp_path)))
-    assert simulators.build_root() == tmp_path / wanted / "flexcim" / "sim"
 
 
 def design(text):

@@ -1,0 +1,1 @@
+"""Silicon: what the generated Verilog costs in a cell library, in area and in time."""
