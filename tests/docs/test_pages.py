@@ -12,6 +12,8 @@ import pytest
 from tests.support.pages import RUNNERS, Block, PageError, blocks_of, prints, run_page
 from tests.support.repository import ROOT
 
+pytestmark = [pytest.mark.simulator, pytest.mark.torch]
+
 DOCS = ROOT / "docs"
 PAGES = {
     path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8")

@@ -14,6 +14,8 @@ import pytest
 from scripts.site_pages import reference, rooms
 from tests.support.repository import PACKAGE_FILES, ROOT, module_name
 
+pytestmark = pytest.mark.slow
+
 
 class Loaded(HTMLParser):
     """Collects what a browser fetches for a page by itself, and the anchors."""

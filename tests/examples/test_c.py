@@ -13,6 +13,8 @@ import pytest
 from examples.c.run import HERE, ExampleError, build_example, write_job
 from flexcim.config.accelerator import accelerator_preset
 
+pytestmark = pytest.mark.simulator
+
 ROOT = HERE.parent.parent
 CONFIG = accelerator_preset("accelerator-board")
 

@@ -12,7 +12,7 @@ from tests.support.clean_environment import CleanEnvironment
 
 ROOT = Path(__file__).resolve().parents[2]
 
-pytestmark = pytest.mark.regression
+pytestmark = [pytest.mark.regression, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

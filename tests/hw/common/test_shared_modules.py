@@ -238,6 +238,7 @@ endmodule
 """
 
 
+@pytest.mark.simulator
 def test_what_is_placed_works_as_what_is_elaborated_in_place(verilog, tmp_path):
     rng = np.random.default_rng(39)
     stimulus = [{"terms": int(rng.integers(1 << 12)), "enable": int(rng.integers(2))} for _ in range(50)]

@@ -274,6 +274,7 @@ endmodule
 
 @pytest.mark.parametrize("init", [True, False])
 @pytest.mark.parametrize("config", [SMALL, NARROW], ids=["small", "narrow"])
+@pytest.mark.simulator
 def test_outputs_in_reset_are_what_the_header_says(config, init, tmp_path):
     """From the first edge on, even where everything is offered in reset."""
     ports = [port for port in macro_ports(config) if port.name not in ("clk", "rst")]

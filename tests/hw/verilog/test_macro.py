@@ -21,6 +21,8 @@ from flexcim_hw.verilog.macro import GeneratedVerilog, generate, lint_waivers, w
 from flexcim_sim.build import simulators
 from tests.support.simulation import CONFIGS
 
+pytestmark = pytest.mark.simulator
+
 TOP = "flexcim_macro"
 SMALL = {name: MacroConfig.from_mapping({"rows": 4, "columns": 4}, base=base) for name, base in PRESETS.items()}
 WIDE, REQUANTIZED = "two bits, wide windows", "half parallel, requantized"

@@ -11,6 +11,8 @@ from flexcim_sim.bench.run.verify import verify_accelerator
 from flexcim_sim.build.simulators import SIMULATORS
 from tests.support.accelerators import ACCELERATORS
 
+pytestmark = pytest.mark.simulator
+
 SEED = 30
 
 

@@ -9,6 +9,8 @@ from flexcim_sim.bench.run.runner import run_tests
 from flexcim_sim.build.simulators import SIMULATORS, build
 from tests.support.accelerators import ACCELERATORS
 
+pytestmark = pytest.mark.simulator
+
 CONFIG = ACCELERATORS["one bank, parallel"]
 SEED = 33
 

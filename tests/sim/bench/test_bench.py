@@ -21,6 +21,8 @@ from flexcim_sim.bench.run.verify import verify_macro
 from flexcim_sim.build.simulators import SIMULATORS, SimulatorError, check_tools, tool_environment
 from tests.support.sparse_weights import random_weights
 
+pytestmark = pytest.mark.simulator
+
 SEED = 20
 SMALL = {"rows": 4, "columns": 4}
 ODD_PATTERNS = ["1:1", "2:3", "4:5", "2:4", "4:8", "4:11", "1:4"]

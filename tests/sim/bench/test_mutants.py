@@ -23,6 +23,8 @@ from flexcim_sim.bench.run.runner import Outcome, run_tests
 from flexcim_sim.bench.run.verify import MACRO_TESTS
 from flexcim_sim.build.simulators import build
 
+pytestmark = pytest.mark.simulator
+
 # Two lanes for five offsets make three phases, two bits a cycle four slices, and a narrow port two beats a window:
 # every counter counts, and a cycle lost while a vector is filled shows.
 CONFIG = MacroConfig.from_mapping(

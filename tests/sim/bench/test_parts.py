@@ -282,6 +282,7 @@ def builds(monkeypatch, tmp_path):
     return tmp_path / "sim"
 
 
+@pytest.mark.simulator
 def test_a_design_is_built_once(builds, monkeypatch):
     first = simulators.build(design("module top; endmodule"), "icarus")
     assert (first.folder / "sim.vvp").is_file()
@@ -289,6 +290,7 @@ def test_a_design_is_built_once(builds, monkeypatch):
     assert simulators.build(design("module top; endmodule"), "icarus") == first
 
 
+@pytest.mark.simulator
 def test_a_build_takes_its_name_only_when_it_is_whole(builds):
     with pytest.raises(SimulatorError, match=r"iverilog could not build the design: .*syntax error.*all of it is in"):
         simulators.build(design("module top; nonsense endmodule"), "icarus")
@@ -296,6 +298,7 @@ def test_a_build_takes_its_name_only_when_it_is_whole(builds):
     assert "nonsense" not in (builds / "failed-iverilog.log").read_text()
 
 
+@pytest.mark.simulator
 def test_the_remains_of_a_killed_build_are_removed(builds):
     folder = simulators.build(design("module top; endmodule"), "icarus").folder
     remains = builds / f".{folder.name}.killed"

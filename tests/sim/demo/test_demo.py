@@ -18,7 +18,7 @@ from flexcim_sim.demo.simulation import SimulationJob
 from tests.support.demo_reports import made_up, run, vector
 from tests.support.tiny_models import OTHER_TEXT, TEXT, save_tiny, tiny_llama, tiny_mamba2
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.simulator, pytest.mark.torch]
 
 
 @contextmanager

@@ -25,6 +25,8 @@ from flexcim_sim.demo.waveform import STREAMS, offers
 from tests.support.demo_reports import trace
 from tests.support.sparse_weights import random_weights
 
+pytestmark = pytest.mark.simulator
+
 TINY: dict[str, Any] = {
     "sub_macros": 2,
     "rows": 2,

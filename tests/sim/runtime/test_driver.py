@@ -18,6 +18,8 @@ from flexcim_sim.build.library import build_accelerator_library
 from flexcim_sim.runtime.driver import DriverError, SimulatedAccelerator
 from tests.support.sparse_weights import random_weights
 
+pytestmark = pytest.mark.simulator
+
 SMALL = AcceleratorConfig(
     macro=MacroConfig.from_mapping({"rows": 4, "columns": 4, "patterns": ["1:1", "2:4"], "accumulator_depth": 16}),
     macros=2,

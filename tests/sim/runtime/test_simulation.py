@@ -14,6 +14,8 @@ from flexcim_sim.runtime.simulation import Moved, Simulation, SimulationError
 from tests.support.macro_jobs import Job, check_results, random_layers
 from tests.support.simulation import CONFIGS
 
+pytestmark = pytest.mark.simulator
+
 CONFIG = CONFIGS["two bits, wide windows"]
 
 

@@ -13,6 +13,8 @@ from flexcim_sim.bench.run.runner import run_tests
 from flexcim_sim.bench.run.verify import MACRO_TESTS, verify_macro
 from flexcim_sim.build.simulators import SIMULATORS, build
 
+pytestmark = pytest.mark.simulator
+
 # Two modes, of which one takes two beats a vector: few crosses, but each kind of them.
 CONFIG = MacroConfig.from_mapping(
     {"sub_macros": 2, "rows": 2, "columns": 2, "patterns": ["1:1"], "activation_port": 2, "result_port": 1}

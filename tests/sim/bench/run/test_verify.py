@@ -19,6 +19,8 @@ from flexcim_sim.bench.run.coverage_file import CoverageRecord, read_records, wr
 from flexcim_sim.bench.run.runner import Outcome
 from flexcim_sim.bench.run.verify import Verification
 
+pytestmark = pytest.mark.simulator
+
 TINY = {
     "sub_macros": 1,
     "rows": 2,
