@@ -34,12 +34,11 @@ from flexcim.config.macro import PRESETS
 from flexcim.config.pattern import Pattern
 from flexcim.quiet import quiet
 from flexcim_flow.choice.budgets import SparsityBudget, pose
-from flexcim_flow.choice.evidence import Evidence
+from flexcim_flow.choice.evidence import Evidence, searched
 from flexcim_flow.choice.measured import MEASURED
 from flexcim_flow.choice.outliers import locality, pair_distance_sum
 from flexcim_flow.choice.paper import CANDIDATES, PAPER, UnitFacts, select_paper
 from flexcim_flow.choice.problem import units_of
-from flexcim_flow.choice.shares import searched
 from flexcim_flow.common.options import DEFAULT_SAMPLES, GUARD_SAMPLES
 from flexcim_flow.layer.masks import nm_mask
 from flexcim_flow.layer.treatment import Treatment, prune_block

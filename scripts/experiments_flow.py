@@ -28,13 +28,11 @@ from flexcim.config.pattern import Pattern
 from flexcim.files import write_text
 from flexcim.quiet import quiet
 from flexcim_flow.choice.budgets import SparsityBudget, pose
-from flexcim_flow.choice.evidence import Evidence
-from flexcim_flow.choice.measured import MEASURED, rivals_of
+from flexcim_flow.choice.evidence import Evidence, searched
+from flexcim_flow.choice.measured import MEASURED, measure_costs, rivals_of, search, set_up
 from flexcim_flow.choice.paper import PAPER
 from flexcim_flow.choice.problem import Assignment, Problem, undominated, units_of
 from flexcim_flow.choice.refinement import sequence_loss
-from flexcim_flow.choice.search import measure_costs, search, set_up
-from flexcim_flow.choice.shares import searched
 from flexcim_flow.common.options import DEFAULT_SAMPLES, GUARD_SAMPLES
 from flexcim_flow.layer.treatment import Treatment, prune_block
 from flexcim_flow.model.blocks import find_blocks

@@ -143,7 +143,7 @@ SUBCOMMANDS: Mapping[str, Subcommand] = MappingProxyType(
         "demo": Subcommand(
             "flexcim_sim.cli.demo",
             "demo",
-            "Prune a model, run it on the engine and write a report.",
+            "Prune models, run layers on generated RTL, show it in a page.",
             extra="flow,sim",
         ),
         "presets": Subcommand("flexcim.cli.presets", "presets", "List the configurations that have a name."),

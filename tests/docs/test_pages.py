@@ -9,7 +9,8 @@ from types import MappingProxyType
 
 import pytest
 
-from tests.support.pages import ROOT, RUNNERS, Block, PageError, blocks_of, prints, run_page
+from tests.support.pages import RUNNERS, Block, PageError, blocks_of, prints, run_page
+from tests.support.repository import ROOT
 
 DOCS = ROOT / "docs"
 PAGES = {
@@ -20,12 +21,12 @@ PAGES = {
 
 SLOW = {
     "how-to/add-a-model-family.md": "runs the tests of a family",
+    "how-to/add-a-parameter.md": "runs the bench on a changed macro, twice",
     "how-to/compare-pruners.md": "prunes a shipped model twice, and measures it",
     "how-to/prune-options.md": "prunes a shipped model seven times",
+    "how-to/read-the-coverage.md": "runs the bench three times, once until all is covered",
     "how-to/two-plans.md": "prunes a shipped model three times, and gives it a second plan",
     "tutorial/prune-your-model.md": "prunes a shipped model as one would, with everything that comes after it",
-    "how-to/add-a-parameter.md": "runs the bench on a changed macro, twice",
-    "how-to/read-the-coverage.md": "runs the bench three times, once until all is covered",
 }
 """Pages that the regression runs, each with the reason."""
 

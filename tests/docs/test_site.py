@@ -86,6 +86,13 @@ def test_the_reference_has_every_module(site):
     assert {module for _, room in rooms() for module in room} == modules
 
 
+def test_the_ports_of_a_component_are_a_table(site):
+    """A ``Members`` section that the parser does not know would become a note."""
+    page = (site / "reference" / "flexcim_hw.macro.html").read_text(encoding="utf-8")
+    assert "Members" not in re.findall(r"<summary>(.*?)</summary>", page)
+    assert re.search(r"<td>.*load, run.*</td>\n", page)
+
+
 def test_the_reference_says_what_each_room_holds():
     contents = reference()["reference/index.md"]
     assert all(re.search(rf"\[`{re.escape(room)}`\]\(\S+\) \| \w.*\w", contents) for room, _ in rooms())

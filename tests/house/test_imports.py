@@ -65,7 +65,7 @@ HOUSE: Mapping[str, Mapping[str, Room]] = {
     },
     "flexcim_sim": {
         "cli": Room(("flexcim",), CLI),
-        "demo": Room(("flexcim", "flexcim_flow", "flexcim_hw"), (*MODELS, *CLI, "matplotlib")),
+        "demo": Room(("flexcim", "flexcim_flow", "flexcim_hw"), (*MODELS, "jinja2", "markupsafe", "matplotlib")),
         "runtime": Room(("flexcim",), (*MODELS, "scipy")),
         "bench.run": Room(("flexcim", "flexcim_hw"), COCOTB),
         "bench.played": Room(("flexcim",), COCOTB),
@@ -158,7 +158,7 @@ def test_a_folder_is_a_room(path: Path) -> None:
         ("flexcim.macro.beats", "from flexcim.packed import tiling"),
         ("flexcim_hw.common.ports", "from flexcim_hw.macro.macro import Macro"),
         ("flexcim_flow.layer.treatment", "from flexcim_flow.choice.problem import Choice"),
-        ("flexcim_flow.choice.search", "if TYPE_CHECKING:\n    from flexcim_flow.prune.request import PruneRequest"),
+        ("flexcim_flow.choice.measured", "if TYPE_CHECKING:\n    from flexcim_flow.prune.request import PruneRequest"),
         ("flexcim_sim.bench.coverage.macro", "from flexcim_sim.bench.stimuli.macro import Stimulus"),
         ("flexcim_sim.golden.layer", "from flexcim_sim.build import library"),
         ("flexcim_sim.runtime.driver", "from flexcim_sim.demo import demo"),

@@ -33,6 +33,8 @@ from scripts.training.text import (
     split_text,
 )
 
+pytestmark = pytest.mark.torch
+
 MODELS = Path(__file__).resolve().parents[2] / "models"
 CLASSES = {"llama-kjv": LlamaForCausalLM, "mamba2-kjv": Mamba2ForCausalLM, "gpt2-kjv": GPT2LMHeadModel}
 MODEL_LIMIT_BYTES = 4_000_000

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flexcim.cli import main
+from flexcim.cli.command import SUBCOMMANDS
 from tests.support.clean_environment import CleanEnvironment, wheel_metadata
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +55,12 @@ def test_the_metadata_invents_nothing(wheel):
     metadata = wheel_metadata(wheel)
     assert metadata["License-Expression"] == "Apache-2.0"
     assert {"Project-URL", "Home-page", "Author", "Author-email"}.isdisjoint(metadata.keys())
-    assert set(metadata.get_all("Provides-Extra", [])) >= {"all", "dev", "flow", "fpga", "plots", "sim"}
+
+
+def test_the_extras_that_subcommands_name_are_there(wheel):
+    named = {extra for subcommand in SUBCOMMANDS.values() for extra in subcommand.extra.split(",") if extra}
+    assert named
+    assert named <= set(wheel_metadata(wheel).get_all("Provides-Extra", []))
 
 
 def test_the_source_distribution_is_complete(unpacked):
@@ -69,6 +75,7 @@ def test_the_source_distribution_is_complete(unpacked):
 GENERATE = """
 import sys
 from flexcim.cli import main
+from flexcim.cli.command import SUBCOMMANDS
 code = main(["generate", "--preset", "accelerator-board", "-o", "rtl"])
 print(*sorted({name.split(".")[0] for name in sys.modules}))
 sys.exit(code)

@@ -103,6 +103,8 @@ class CorePlayed:
         The counters in the end.
     done : bool
         Whether it has ended.
+    interval : int or None
+        Cycles that the core says the program takes, where its streams flow freely.
     error, error_macro, error_macro_kind : int
         The error in the end.
     """
@@ -113,6 +115,7 @@ class CorePlayed:
     cycle: list[int] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
     done: bool = False
+    interval: int | None = None
     error: int = 0
     error_macro: int = 0
     error_macro_kind: int = 0
@@ -133,11 +136,11 @@ class CorePlayed:
 
 
 class _Source:
-    """Words on an AXI4-Stream; the far end goes as its pattern says, counted from the program's start."""
+    """Words of an input bus; the far end goes as its pattern says, counted from the program's start."""
 
     def __init__(self, core: AcceleratorCore, name: str, words: NDArray[np.uint8], goes: NextCycle) -> None:
         self.words = [int.from_bytes(word.tobytes(), "little") for word in words]
-        self.ports = {port: getattr(core, f"s_axis_{name}_t{port}") for port in ("data", "valid", "ready", "last")}
+        self.stream = getattr(core, name)
         self.lasts: set[int] = set()
         self.goes = goes
         self.place = 0
@@ -146,13 +149,12 @@ class _Source:
     def offer(self, ctx: Any, cycle: int) -> None:
         if not self.shown and self.place < len(self.words):
             self.shown = self.goes(cycle) == cycle
-        ctx.set(self.ports["valid"], self.shown)
+        ctx.set(self.stream.valid, self.shown)
         if self.shown:
-            ctx.set(self.ports["data"], self.words[self.place])
-            ctx.set(self.ports["last"], self.place in self.lasts)
+            ctx.set(self.stream.payload, {"data": self.words[self.place], "last": self.place in self.lasts})
 
     def take(self, ctx: Any) -> None:
-        if self.shown and ctx.get(self.ports["ready"]):
+        if self.shown and ctx.get(self.stream.ready):
             self.place += 1
             self.shown = False
 
@@ -188,16 +190,18 @@ def play(
         for stimulus in stimuli:
             words = stimulus.program.words(config.macro) if program is None else program
             for address, word in enumerate(words.reshape(-1).tolist()):
-                ctx.set(core.write, 1)
-                ctx.set(core.write_address, address)
-                ctx.set(core.write_data, word)
+                ctx.set(core.control.write, 1)
+                ctx.set(core.control.write_address, address)
+                ctx.set(core.control.write_data, word)
                 await ctx.tick()
-            ctx.set(core.write, 0)
+            ctx.set(core.control.write, 0)
             sources = [_Source(core, name, getattr(stimulus, name), goes[name]) for name in ("weights", "activations")]
             for source, name in zip(sources, ("weights", "activations"), strict=True):
                 source.lasts = (lasts or {}).get(name, set())
-            ctx.set(core.start, 1)
+            ctx.set(core.control.start, 1)
             played.append(await _carry_out(ctx, core, sources, goes["results"], limit))
+            if not stalls and program is None:
+                played[-1].interval = core.interval(stimulus.program)
             for source in sources:
                 assert program is not None or source.place == len(source.words)
 
@@ -214,12 +218,13 @@ async def _carry_out(
         for source in sources:
             source.offer(ctx, cycle)
         ready = goes(cycle) == cycle
-        ctx.set(core.m_axis_results_tready, ready)
+        ctx.set(core.results.ready, ready)
         for source in sources:
             source.take(ctx)
         shown = None
-        if ctx.get(core.m_axis_results_tvalid):
-            shown = tuple(ctx.get(getattr(core, f"m_axis_results_t{port}")) for port in ("data", "keep", "last"))
+        if ctx.get(core.results.valid):
+            payload = ctx.get(core.results.payload)
+            shown = payload.data, payload.keep, payload.last
         assert held is None or shown == held, "a word that was not taken must stay"
         held = None if ready else shown
         if ready and shown:
@@ -227,11 +232,11 @@ async def _carry_out(
             played.keep.append(shown[1])
             played.last.append(bool(shown[2]))
             played.cycle.append(cycle)
-        done = ctx.get(core.done)
+        done = ctx.get(core.control.done)
         if not ctx.get(core.error):
             late = cycle + _LATE
         await ctx.tick()
-        ctx.set(core.start, 0)
+        ctx.set(core.control.start, 0)
         if done or cycle == late:
             played.done = bool(done)
             break

@@ -22,9 +22,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ROOT", "Block", "PageError", "blocks_of", "prints", "run_page"]
+from tests.support.repository import ROOT, repository_files
 
-ROOT = Path(__file__).resolve().parents[2]
+__all__ = ["Block", "PageError", "blocks_of", "prints", "run_page"]
 
 RUNNERS = {"sh": ["bash", "-euo", "pipefail"], "python": ["python"]}
 """What runs a block of a language, given the file that it was written to."""
@@ -128,21 +128,18 @@ def run_page(blocks: list[Block], folder: Path, environment: Mapping[str, str], 
     """
     folder.mkdir(parents=True)
     settings = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"}
-    for path in ROOT.iterdir():
-        if path.name.startswith(".") or path.name == "build":
-            continue
-        if not changes:
-            (folder / path.name).symlink_to(path)
-        elif path.is_dir():
-            shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(path, folder)
     if changes:
+        for path in repository_files():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / path, folder / path)
         settings["PYTHONPATH"] = os.pathsep.join(str(folder / wing) for wing in (".", "hw", "flow", "sim"))
+    else:
+        for name in {path.parts[0] for path in repository_files()}:
+            (folder / name).symlink_to(ROOT / name)
     programs = Path(sys.executable).parent
     if any(name.startswith("PIP_") for name in environment):
         programs = _own_environment(folder / ".venv")
-    variables = os.environ | settings | environment | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    variables = {**os.environ, **settings, **environment, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
     printed: str | None = None
     for number, block in enumerate(blocks):
         if block.title is not None:

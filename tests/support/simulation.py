@@ -14,7 +14,19 @@ from numpy.typing import ArrayLike
 from flexcim.config.macro import MacroConfig
 from flexcim.config.pattern import Pattern
 
-__all__ = ["CONFIGS", "Source", "instance", "latency", "pack", "simulate", "trace", "unpack"]
+__all__ = [
+    "CONFIGS",
+    "Sink",
+    "Source",
+    "exchange",
+    "exchange_all",
+    "instance",
+    "latency",
+    "pack",
+    "simulate",
+    "trace",
+    "unpack",
+]
 
 
 def instance(menu: str, **parameters: Any) -> MacroConfig:
@@ -199,3 +211,75 @@ class Source:
         self.taken.append(cycle)
         self._offered = False
         return True
+
+
+class Sink:
+    """The far end of an output stream, which holds it to its contract: what is not taken stays.
+
+    Parameters
+    ----------
+    stream : stream interface
+        The port.
+    pause : callable, optional
+        Asked in each cycle: whether not to be ready.
+
+    Attributes
+    ----------
+    taken : list of (int, int)
+        The cycle and the payload of each beat that was taken.
+    """
+
+    def __init__(self, stream: Any, pause: Callable[[], bool] = lambda: False) -> None:
+        self._stream = stream
+        self._pause = pause
+        self._ready = False
+        self._waits: int | None = None
+        self.taken: list[tuple[int, int]] = []
+
+    @property
+    def payloads(self) -> list[int]:
+        """What was taken."""
+        return [payload for _, payload in self.taken]
+
+    @property
+    def cycles(self) -> list[int]:
+        """When it was taken."""
+        return [cycle for cycle, _ in self.taken]
+
+    def offer(self, ctx: Any) -> None:
+        """Show whether this cycle can take something."""
+        self._ready = not self._pause()
+        ctx.set(self._stream.ready, self._ready)
+
+    def take(self, ctx: Any, cycle: int) -> bool:
+        """Whether a beat is taken with this cycle; to be asked once, when all inputs of the cycle are there."""
+        shown = ctx.get(Value.cast(self._stream.payload)) if ctx.get(self._stream.valid) else None
+        assert self._waits is None or shown == self._waits, "a payload that was not taken must stay"
+        taken = self._ready and shown is not None
+        self._waits = None if taken else shown
+        if taken:
+            assert shown is not None
+            self.taken.append((cycle, shown))
+        return taken
+
+
+async def exchange_all(ctx: Any, ends: Sequence[Source | Sink], limit: int, look: Callable[[int], None]) -> None:
+    """Clock cycles until nothing has moved for a while, or the limit is reached; ``look`` sees each before its edge."""
+    quiet = 0
+    for cycle in range(limit):
+        quiet = 0 if any(exchange(ctx, ends, cycle)) else quiet + 1
+        look(cycle)
+        await ctx.tick()
+        if quiet == _QUIET_CYCLES:
+            return
+
+
+_QUIET_CYCLES = 30
+"""Cycles without a transfer after which there will be none: more than far ends pause by chance."""
+
+
+def exchange(ctx: Any, ends: Sequence[Source | Sink], cycle: int) -> list[bool]:
+    """One cycle of the ends of several streams, up to its clock edge; returns for each whether it moved something."""
+    for end in ends:
+        end.offer(ctx)
+    return [end.take(ctx, cycle) for end in ends]

@@ -1,8 +1,8 @@
-"""What a selector is told of the model, and what it answers."""
+"""What a selector is told of the model, what it answers, and how many of the samples its measurements take."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,16 +12,22 @@ from transformers import PreTrainedModel
 
 from flexcim.config.pattern import Pattern
 from flexcim_flow.choice.problem import Assignment, Choice, Problem, SelectionError
-from flexcim_flow.choice.shares import judged
-from flexcim_flow.common.options import Search
+from flexcim_flow.common.options import DEFAULT_LENGTH, MEASURED_IMAGES, Search
 from flexcim_flow.layer.treatment import Treatment
 from flexcim_flow.model.blocks import Block, LinearLayer
 from flexcim_flow.passes.statistics import InputStatistics
 
-__all__ = ["DEFAULT_STEPS", "Evidence", "Selection"]
+__all__ = ["DEFAULT_STEPS", "FEWEST_TOKENS", "Evidence", "Selection", "costed", "judged", "searched"]
 
 DEFAULT_STEPS = 3
 """Most assignments that are sought in the pruned model."""
+
+FEWEST_TOKENS = 16 * DEFAULT_LENGTH
+"""What calibration samples of fewer tokens count as, half of the default: shares of less would be too few tokens to
+tell patterns apart, 1024 for costs and 1536 for judgements."""
+
+_TOKENS_FOR_AN_INPUT = 8
+"""Tokens for each input of the widest layer that second moments are taken from while patterns are compared."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -150,3 +156,44 @@ class Selection:
         used = problem.used([problem.patterns.index(pattern) for pattern in patterns])
         if used > problem.limit:
             raise SelectionError(f"method {method} takes {used} of the budget, which allows {problem.limit}")
+
+
+# -- how much of the calibration each measurement takes ----------------------------------------------------------------
+
+# They are shares, so that more samples make a better search, too, which takes its share of the time.
+
+
+def searched(samples: Tensor, units: Sequence[Sequence[LinearLayer]]) -> Tensor:
+    """The first of some samples, [samples, length], whose statistics are enough to choose by, if not to prune by.
+
+    Of images, [samples, channels, height, width], all: only the model knows how many tokens it makes of one, and to
+    prune takes a pass of them all anyway.
+    """
+    if samples.ndim != 2:
+        return samples
+    widest = max(layer.shape[1] for unit in units for layer in unit)
+    return _first(samples, _TOKENS_FOR_AN_INPUT * widest)
+
+
+def costed(samples: Tensor) -> Tensor:
+    """The first of some samples, [samples, length] or images, that costs are measured on: an eighth of the tokens.
+
+    They are whole samples, as a model may do something else at later places of a text.
+    """
+    return _first(samples, max(FEWEST_TOKENS, samples.numel()) // 8)
+
+
+def judged(samples: Tensor, guard: Tensor) -> Tensor:
+    """The first of the samples that were set apart, [samples, length] or images, that whole assignments are compared
+    on: as many tokens as three sixteenths of the calibration samples, if there are as many."""
+    return _first(guard, 3 * max(FEWEST_TOKENS, samples.numel()) // 16)
+
+
+def _first(samples: Tensor, tokens: int) -> Tensor:
+    """The first of some samples, [samples, length], with so many tokens, if there are as many.
+
+    Of images, [samples, channels, height, width], the first `flexcim_flow.common.options.MEASURED_IMAGES`.
+    """
+    if samples.ndim != 2:
+        return samples[:MEASURED_IMAGES]
+    return samples[: -(-tokens // samples.shape[1])]

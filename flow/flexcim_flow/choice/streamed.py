@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from flexcim.config.pattern import Pattern
 from flexcim_flow.choice.costs import LossModel, label_drawer, layer_curvature, sensing
 from flexcim_flow.choice.divergence import Reference
-from flexcim_flow.choice.shares import costed, searched
+from flexcim_flow.choice.evidence import costed, searched
 from flexcim_flow.common.seeds import seeded
 from flexcim_flow.layer.treatment import Treatment, treat_layers
 from flexcim_flow.model.blocks import Block, LinearLayer

@@ -39,9 +39,6 @@ class ScoreRule:
         one device; gives the scores, [outputs, inputs], floating, without NaN.
     needs : tuple of Need
         What it needs besides the weights.
-    swept : bool
-        Whether SparseGPT's sweep chooses the masks by this score when there is an update: it scores a weight when it
-        reaches it, by what earlier ones have left to it. That is so for ``obs`` alone, whose formula the sweep has.
 
     Raises
     ------
@@ -51,7 +48,6 @@ class ScoreRule:
 
     scores: Callable[..., Tensor]
     needs: tuple[Need, ...] = ()
-    swept: bool = False
 
     def __post_init__(self) -> None:
         for need in self.needs:

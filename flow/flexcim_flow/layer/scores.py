@@ -117,4 +117,5 @@ def _check_shapes(weight: Tensor, of_inputs: Tensor) -> None:
 MAGNITUDE = ScoreRule(magnitude_scores)
 WANDA = ScoreRule(wanda_scores, needs=(Need.INPUT_NORMS,))
 RIA = ScoreRule(ria_scores, needs=(Need.INPUT_NORMS,))
-OBS = ScoreRule(obs_scores, needs=(Need.INVERSE_DIAGONAL,), swept=True)
+OBS = ScoreRule(obs_scores, needs=(Need.INVERSE_DIAGONAL,))
+"""With an update, SparseGPT's sweep, whose own score this is, chooses the masks (`flexcim_flow.layer.sweep`)."""

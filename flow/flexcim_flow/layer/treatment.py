@@ -14,6 +14,7 @@ from flexcim.errors import FlexCiMError
 from flexcim_flow.common.options import Update
 from flexcim_flow.layer.masks import nm_mask
 from flexcim_flow.layer.rule import SCORES, Need, ScoreRule
+from flexcim_flow.layer.scores import OBS
 from flexcim_flow.layer.sweep import obs_sweep
 from flexcim_flow.layer.updates import DIRECT_KEPT, TOLERANCE, Curvature, conjugate_gradients, damped, least_squares
 from flexcim_flow.model.blocks import Block
@@ -183,7 +184,7 @@ class Treatment:
         if not weights:
             return []
         swept: Sequence[Tensor | None] = [None] * len(weights)
-        if self.update is Update.NONE or not self.rule.swept:
+        if self.update is Update.NONE or self.rule is not OBS:
             masks = [self._masks(weight, seen, curvature, own) for weight, own in zip(weights, patterns, strict=True)]
             if curvature is None or self.update is Update.NONE:
                 return [(weight * mask, None) for weight, mask in zip(weights, masks, strict=True)]

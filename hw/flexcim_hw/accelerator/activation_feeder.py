@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
-from amaranth.lib import data, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from flexcim.accelerator.bus_words import run_words
 from flexcim.accelerator.instructions import INSTRUCTION_BITS, AcceleratorError, Opcode
 from flexcim.config.accelerator import AcceleratorConfig
 from flexcim_hw.accelerator.intake import Intake
 from flexcim_hw.common.errors import lowest_error
-from flexcim_hw.common.ports import RUN_LAYOUT, activation_layout, instruction_layout
+from flexcim_hw.common.ports import RUN_LAYOUT, activation_layout, instruction_layout, word_layout
+from flexcim_hw.common.streams import fan_out, readiness
 
 __all__ = ["ActivationFeeder"]
 
@@ -21,7 +23,8 @@ class ActivationFeeder(wiring.Component):
     """Sends a run to its macros, and then its beats, each to all of them in the same cycle.
 
     A run begins one cycle after its dispatch at the earliest (`latency`), and in the cycle of the last beat of the run
-    before; its beats are taken from the next cycle on, one a cycle.
+    before; its beats are taken from the next cycle on, one a cycle. So a run takes as many cycles as it has beats, or
+    words of the stream if those are more (`interval`).
 
     Parameters
     ----------
@@ -30,16 +33,15 @@ class ActivationFeeder(wiring.Component):
 
     Members
     -------
-    run, instruction, room : In(1), In(128), Out(1)
-        A dispatched run; whether there is room for one.
+    instructions : In(stream of RUN instructions)
+        What was dispatched. Ready depends on registers alone.
+    words : In(stream of word_layout(activation_bus))
+        The activation bus.
     halt : In(1)
-        Move nothing.
-    bus_data, bus_last, bus_valid, bus_ready : In(activation_bus), In(1), In(1), Out(1)
-        The AXI4-Stream.
-    run_payload, run_valid, run_ready : Out, Out(M), In(M)
-        The macros' ``run`` streams, which share the payload.
-    activations_payload, activations_valid, activations_ready : Out, Out(M), In(M)
-        The macros' ``activations`` streams, likewise.
+        Move nothing. It stays until a reset.
+    run, activations : Out(stream) for each macro
+        The macros' streams of these names. All get the same payload, and the macros of a run take it in one cycle:
+        valid waits for the ready of all of them. That makes no loop, as no ready of a macro depends on its own valid.
     idle : Out(1)
         All activations have moved.
     stalled : Out(1)
@@ -54,41 +56,34 @@ class ActivationFeeder(wiring.Component):
         self._config = config
         super().__init__(
             {
-                "run": In(1),
-                "instruction": In(INSTRUCTION_BITS),
-                "room": Out(1),
+                "instructions": In(stream.Signature(instruction_layout(Opcode.RUN))),
+                "words": In(stream.Signature(word_layout(config.activation_bus))),
                 "halt": In(1),
-                "bus_data": In(config.activation_bus),
-                "bus_last": In(1),
-                "bus_valid": In(1),
-                "bus_ready": Out(1),
-                "run_payload": Out(RUN_LAYOUT.size),
-                "run_valid": Out(config.macros),
-                "run_ready": In(config.macros),
-                "activations_payload": Out(activation_layout(config.macro).size),
-                "activations_valid": Out(config.macros),
-                "activations_ready": In(config.macros),
+                "run": Out(stream.Signature(RUN_LAYOUT)).array(config.macros),
+                "activations": Out(stream.Signature(activation_layout(config.macro))).array(config.macros),
                 "idle": Out(1),
                 "stalled": Out(1),
                 "error": Out(4),
             }
         )
 
+    def interval(self, vectors: int, beats: int, *, replay: bool = False) -> int:
+        """Cycles from a run of ``vectors`` vectors of ``beats`` beats to the next in the steady state, when the macros
+        take all at once."""
+        return max(vectors * beats, 0 if replay else run_words(self._config, vectors, beats))
+
     def elaborate(self, platform: object) -> Module:
         config = self._config
         m = Module()
         m.submodules.runs = runs = SyncFIFO(width=INSTRUCTION_BITS, depth=config.run_queue)
-        layout = instruction_layout(Opcode.RUN)
-        self._next = data.View(layout, runs.r_data)
-        self._current = Signal(layout)
+        wiring.connect(m, wiring.flipped(self.instructions), runs.w_stream)
+        self._next = data.View(instruction_layout(Opcode.RUN), runs.r_data)
+        self._current = Signal(instruction_layout(Opcode.RUN))
         self._active = Signal()
         self._begin = Signal()
         self._taken = Signal()
         self._run_ends = Signal()
         m.d.comb += [
-            self.room.eq(runs.w_rdy),
-            runs.w_en.eq(self.run),
-            runs.w_data.eq(self.instruction),
             runs.r_en.eq(self._begin),
             self.idle.eq(~runs.r_rdy & ~self._active),
         ]
@@ -104,14 +99,15 @@ class ActivationFeeder(wiring.Component):
 
     def _build_command(self, m: Module, waits: Value) -> None:
         """Send the next run to its macros when all of them, and the feeder, are done with the run before."""
-        run, command = self._next, data.View(RUN_LAYOUT, self.run_payload)
+        run, command = self._next, Signal(RUN_LAYOUT, name="run_payload")
         mask = run.macros[: self._config.macros]
+        all_ready = (readiness(self.run) & mask) == mask
         m.d.comb += [
             *(command[name].eq(run[name]) for name in ("bank", "pattern", "groups", "rows", "vectors")),
             *(command[name].eq(run[name]) for name in ("first_k", "last_k", "release")),
-            self._begin.eq(waits & ~self.halt & (~self._active | self._run_ends) & ((self.run_ready & mask) == mask)),
-            self.run_valid.eq(Mux(self._begin, mask, 0)),
+            self._begin.eq(waits & ~self.halt & (~self._active | self._run_ends) & all_ready),
         ]
+        fan_out(m, self.run, command, Mux(self._begin, mask, 0))
 
     def _build_source(self, m: Module) -> tuple[Value, Value, Value]:
         """The next beat, whether it is there, and an error's kind."""
@@ -119,22 +115,23 @@ class ActivationFeeder(wiring.Component):
         m.submodules.intake = intake = Intake(
             config.activation_bus, config.activation_beat_bits, config.run_queue, AcceleratorError.ACTIVATIONS_LAST
         )
-        run = data.View(instruction_layout(Opcode.RUN), self.instruction)
+        wiring.connect(m, wiring.flipped(self.words), intake.words)
+        dispatched = self.instructions
         m.d.comb += [
-            intake.image.eq(self.run & ~run.replay),
-            intake.image_words.eq(run.words),
+            # All images that wait are of runs that wait, so there is room for one where there is for its run.
+            intake.images.valid.eq(dispatched.valid & dispatched.ready & ~dispatched.payload.replay),
+            intake.images.payload.eq(dispatched.payload.words),
             intake.halt.eq(self.halt),
-            *(getattr(intake, port).eq(getattr(self, port)) for port in ("bus_data", "bus_last", "bus_valid")),
-            self.bus_ready.eq(intake.bus_ready),
-            intake.take.eq(self._taken & ~current.replay),
+            intake.beats.ready.eq(self._taken & ~current.replay),
             intake.final.eq(self._run_ends),
         ]
+        beats = intake.beats
         if not config.activation_memory:
-            return intake.beat, intake.valid, intake.error
-        stored, past = self._build_memory(m, intake.beat)
+            return beats.payload, beats.valid, intake.error
+        stored, past = self._build_memory(m, beats.payload)
         error = Mux(past, AcceleratorError.MEMORY, 0)
-        there = (intake.valid | current.replay) & ~past
-        return Mux(current.replay, stored, intake.beat), there, lowest_error([error, intake.error])
+        there = (beats.valid | current.replay) & ~past
+        return Mux(current.replay, stored, beats.payload), there, lowest_error([error, intake.error])
 
     def _build_memory(self, m: Module, beat: Value) -> tuple[Value, Value]:
         """The activation memory; returns the beat at the run's place, and whether that is past the end.
@@ -171,14 +168,13 @@ class ActivationFeeder(wiring.Component):
         beats = Signal.like(current.beats, name="beats_taken")
         vectors = Signal.like(current.vectors, name="vectors_taken")
         m.d.comb += [
-            ready.eq(self._active & ~self.halt & ((self.activations_ready & mask) == mask)),
+            ready.eq(self._active & ~self.halt & ((readiness(self.activations) & mask) == mask)),
             self._taken.eq(ready & there),
             self.stalled.eq(ready & ~there),
             vector_ends.eq(beats + 1 == current.beats),
             self._run_ends.eq(self._taken & vector_ends & (vectors + 1 == current.vectors)),
-            self.activations_valid.eq(Mux(self._taken, mask, 0)),
-            self.activations_payload.eq(Cat(beat, vector_ends)),
         ]
+        fan_out(m, self.activations, Cat(beat, vector_ends), Mux(self._taken, mask, 0))
         with m.If(self._taken):
             m.d.sync += beats.eq(Mux(vector_ends, 0, beats + 1))
             with m.If(vector_ends):

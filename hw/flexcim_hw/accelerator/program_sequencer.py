@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Signal, Value, unsigned
-from amaranth.lib import data, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -19,7 +19,7 @@ from flexcim.config.accelerator import AcceleratorConfig
 from flexcim_hw.common.ports import instruction_layout
 from flexcim_hw.common.shared_modules import index_shape
 
-__all__ = ["POSITION_BITS", "PROGRAM_ADDRESS_BITS", "ProgramSequencer"]
+__all__ = ["ProgramControl", "ProgramSequencer"]
 
 POSITION_BITS = 17
 """Bits of a place in the program: one more than the largest memory needs, so that a place past its end is seen."""
@@ -28,11 +28,45 @@ PROGRAM_ADDRESS_BITS = 18
 """Bits of the address of a 32-bit word in the largest program memory."""
 
 
+class ProgramControl(wiring.Signature):
+    """What the host has the sequencer do, and sees of it, from the host's side.
+
+    Nothing holds a write or a start back, so they are no streams: one that comes while a program runs is an error.
+
+    Members
+    -------
+    write, write_address, write_data : Out(1), Out(18), Out(32)
+        Writes a 32-bit word of the program memory, when no program runs.
+    start, entry : Out(1), Out(16)
+        Begin with the instruction at this place.
+    running : In(1)
+        A program runs.
+    done : In(1)
+        With this cycle it has ended.
+    position : In(17)
+        The place of the instruction that is fetched or waits.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "write": Out(1),
+                "write_address": Out(PROGRAM_ADDRESS_BITS),
+                "write_data": Out(32),
+                "start": Out(1),
+                "entry": Out(16),
+                "running": In(1),
+                "done": In(1),
+                "position": In(POSITION_BITS),
+            }
+        )
+
+
 class ProgramSequencer(wiring.Component):
     """Fetches instructions, checks them, and dispatches each once there is room for it.
 
     Two cycles an instruction (`interval`): the memory is read in the first, and in the second or later the instruction
-    is dispatched.
+    is dispatched. The first is dispatched two cycles after the start (`latency`).
 
     It keeps which banks are loaded in program order, so that a load that would wait for ever, and a run without
     weights, are refused when they are dispatched, whatever the streams do.
@@ -44,54 +78,35 @@ class ProgramSequencer(wiring.Component):
 
     Members
     -------
-    write, write_address, write_data : In(1), In(bits), In(32)
-        Writes a 32-bit word of the program memory, when no program runs.
-    start, entry : In(1), In(16)
-        Begin with the instruction at this place.
+    control : In(ProgramControl)
+        The host.
     halt : In(1)
-        Dispatch nothing more.
-    load_room, run_room, result_room : In(1)
-        Whether there is room for a load, a run, a run with results.
+        Dispatch nothing more, and begin nothing. It stays until a reset, so what was offered may be taken back.
+    loads, runs, result_runs : Out(stream of instructions)
+        What is dispatched: the loads, the runs, and of these the ones with results once more. A run with results goes
+        to both streams in one cycle: valid of each waits for the ready of the other. So none of their far ends may
+        have its ready depend on a valid; they have queues.
     moved : In(1)
         All that was dispatched has moved.
-    instruction : Out(128)
-        The instruction that is dispatched.
-    load, run : Out(1)
-        It is a load, a run, and is dispatched in this cycle.
-    running : Out(1)
-        A program runs.
-    done : Out(1)
-        With this cycle it has ended.
-    position : Out(17)
-        The place of the instruction that is fetched or waits.
     overrun : Out(1)
         A start or a write that comes while a program runs, or a write past the end of the memory.
     error : Out(4)
         The kind of another error in this cycle, 0 when there is none.
     """
 
+    latency = 2
     interval = 2
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self._config = config
         super().__init__(
             {
-                "write": In(1),
-                "write_address": In(PROGRAM_ADDRESS_BITS),
-                "write_data": In(32),
-                "start": In(1),
-                "entry": In(16),
+                "control": In(ProgramControl()),
                 "halt": In(1),
-                "load_room": In(1),
-                "run_room": In(1),
-                "result_room": In(1),
+                "loads": Out(stream.Signature(instruction_layout(Opcode.LOAD))),
+                "runs": Out(stream.Signature(instruction_layout(Opcode.RUN))),
+                "result_runs": Out(stream.Signature(instruction_layout(Opcode.RUN))),
                 "moved": In(1),
-                "instruction": Out(INSTRUCTION_BITS),
-                "load": Out(1),
-                "run": Out(1),
-                "running": Out(1),
-                "done": Out(1),
-                "position": Out(POSITION_BITS),
                 "overrun": Out(1),
                 "error": Out(4),
             }
@@ -99,7 +114,10 @@ class ProgramSequencer(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        self._go = Signal()  # the instruction is legal, has room, and is carried out
+        control = self.control
+        self._instruction = Signal(INSTRUCTION_BITS)
+        self._legal = Signal()  # the instruction may be carried out
+        self._go = Signal()  # and is, as there is room for it
         self._packet_open = Signal()
         self._in_loop = Signal()
         self._write_past = Signal()
@@ -107,11 +125,13 @@ class ProgramSequencer(wiring.Component):
         self._loaded = [Signal(macros, name=f"loaded_bank_{bank}") for bank in range(banks)]  # a bit for each macro
         fetch = self._build_memory(m)
         past = Signal()
-        m.d.comb += past.eq(self.position >= self._config.program_depth)
+        m.d.comb += past.eq(control.position >= self._config.program_depth)
+        for dispatched in (self.loads, self.runs, self.result_runs):
+            m.d.comb += Value.cast(dispatched.payload).eq(self._instruction)
         with m.FSM():
             with m.State("IDLE"):
-                with m.If(self.start):
-                    m.d.sync += [self.running.eq(1), self.position.eq(self.entry)]
+                with m.If(control.start & ~self.halt):
+                    m.d.sync += [control.running.eq(1), control.position.eq(control.entry)]
                     m.next = "FETCH"
             with m.State("FETCH"):
                 m.d.comb += fetch.eq(1)
@@ -126,31 +146,32 @@ class ProgramSequencer(wiring.Component):
                     with m.If(self._view(Opcode.END).op == Opcode.END):
                         m.next = "DRAIN"
             with m.State("DRAIN"):
-                m.d.comb += self.done.eq(self.moved & ~self.halt)
-                with m.If(self.done):
-                    m.d.sync += self.running.eq(0)
+                m.d.comb += control.done.eq(self.moved & ~self.halt)
+                with m.If(control.done):
+                    m.d.sync += control.running.eq(0)
                     m.next = "IDLE"
-        m.d.comb += self.overrun.eq((self.running & (self.start | self.write)) | (self.write & self._write_past))
+        untimely = control.running & (control.start | control.write)
+        m.d.comb += self.overrun.eq(untimely | (control.write & self._write_past))
         return m
 
     def _view(self, op: Opcode) -> data.View:
-        return data.View(instruction_layout(op), self.instruction)
+        return data.View(instruction_layout(op), self._instruction)
 
     def _build_memory(self, m: Module) -> Signal:
         """The memory; returns the enable of its read port, whose word stays until the next read."""
-        depth = self._config.program_depth
+        control, depth = self.control, self._config.program_depth
         m.submodules.memory = memory = Memory(shape=unsigned(INSTRUCTION_BITS), depth=depth, init=[])
         write, read = memory.write_port(granularity=32), memory.read_port()
         fetch = Signal()
         lane_bits = ceil_log2(INSTRUCTION_WORDS)
-        m.d.comb += self._write_past.eq(_reaches(self.write_address, depth * INSTRUCTION_WORDS))
+        m.d.comb += self._write_past.eq(_reaches(control.write_address, depth * INSTRUCTION_WORDS))
         m.d.comb += [
-            write.addr.eq(self.write_address[lane_bits:]),
-            write.data.eq(Cat(self.write_data for _ in range(INSTRUCTION_WORDS))),
-            write.en.eq((self.write & ~self._write_past & ~self.running) << self.write_address[:lane_bits]),
-            read.addr.eq(self.position),
+            write.addr.eq(control.write_address[lane_bits:]),
+            write.data.eq(Cat(control.write_data for _ in range(INSTRUCTION_WORDS))),
+            write.en.eq((control.write & ~self._write_past & ~control.running) << control.write_address[:lane_bits]),
+            read.addr.eq(control.position),
             read.en.eq(fetch),
-            self.instruction.eq(read.data),
+            self._instruction.eq(read.data),
         ]
         return fetch
 
@@ -169,7 +190,7 @@ class ProgramSequencer(wiring.Component):
                     (self._packet_open, AcceleratorError.PACKET),
                 )
             with m.Case(Opcode.LOAD):
-                m.d.comb += [room.eq(self.load_room), self.load.eq(self._go)]
+                m.d.comb += [room.eq(self.loads.ready), self.loads.valid.eq(self._legal)]
                 self._refuse(
                     m,
                     (self._spare_bits(Opcode.LOAD), AcceleratorError.INSTRUCTION),
@@ -178,7 +199,12 @@ class ProgramSequencer(wiring.Component):
                     (self._no_bank(load.bank) | loaded.bit_select(self._macro(load), 1), AcceleratorError.BANK),
                 )
             with m.Case(Opcode.RUN):
-                m.d.comb += [room.eq(self.run_room & (self.result_room | ~run.last_k)), self.run.eq(self._go)]
+                results_ready = self.result_runs.ready | ~run.last_k
+                m.d.comb += [
+                    room.eq(self.runs.ready & results_ready),
+                    self.runs.valid.eq(self._legal & results_ready),
+                    self.result_runs.valid.eq(self._legal & run.last_k & self.runs.ready),
+                ]
                 self._refuse_run(m, run, loaded)
                 with m.If(self._go & run.last_k):
                     m.d.sync += self._packet_open.eq(~run.end_packet)
@@ -187,7 +213,7 @@ class ProgramSequencer(wiring.Component):
             with m.Default():
                 self._refuse(m, (Value.cast(1), AcceleratorError.INSTRUCTION))
         self._build_position(m)
-        m.d.comb += self._go.eq(~self.halt & room & (self.error == 0))
+        m.d.comb += [self._legal.eq(~self.halt & (self.error == 0)), self._go.eq(self._legal & room)]
 
     def _build_banks(self, m: Module) -> Signal:
         """Keep which banks are loaded; returns for the instruction's bank in which macros it is."""
@@ -197,9 +223,9 @@ class ProgramSequencer(wiring.Component):
             for bank, macros in enumerate(self._loaded):
                 with m.Case(bank):
                     m.d.comb += loaded.eq(macros)
-                    with m.If(self.load):
+                    with m.If(self.loads.valid & self.loads.ready):
                         m.d.sync += macros.eq(macros | (1 << self._macro(load)))
-                    with m.Elif(self.run & run.release):
+                    with m.Elif(self.runs.valid & self.runs.ready & run.release):
                         m.d.sync += macros.eq(macros & ~run.macros)
         return loaded
 
@@ -235,15 +261,16 @@ class ProgramSequencer(wiring.Component):
         first = Signal(POSITION_BITS, name="loop_first")
         last = Signal(POSITION_BITS, name="loop_last")
         left = Signal(INSTRUCTION_FIELDS[Opcode.LOOP]["count"][1], name="loop_left")
-        follows = self.position + 1
+        position = self.control.position
+        follows = position + 1
         with m.If(self._go):
-            m.d.sync += self.position.eq(follows)
-            with m.If(self._in_loop & (self.position == last)):
+            m.d.sync += position.eq(follows)
+            with m.If(self._in_loop & (position == last)):
                 m.d.sync += left.eq(left - 1)
                 with m.If(left == 1):
                     m.d.sync += self._in_loop.eq(0)
                 with m.Else():
-                    m.d.sync += self.position.eq(first)
+                    m.d.sync += position.eq(first)
         with m.If(loop.op == Opcode.LOOP):
             self._refuse(
                 m,
@@ -254,7 +281,7 @@ class ProgramSequencer(wiring.Component):
                 m.d.sync += [
                     self._in_loop.eq(1),
                     first.eq(follows),
-                    last.eq(self.position + loop.length),
+                    last.eq(position + loop.length),
                     left.eq(loop.count),
                 ]
 
@@ -267,7 +294,7 @@ class ProgramSequencer(wiring.Component):
     def _spare_bits(self, op: Opcode) -> Value:
         """Whether a bit is set that this instruction does not have."""
         named = sum(((1 << width) - 1) << start for start, width in INSTRUCTION_FIELDS[op].values())
-        return (self.instruction & ~named & ((1 << INSTRUCTION_BITS) - 1)).any()
+        return (self._instruction & ~named & ((1 << INSTRUCTION_BITS) - 1)).any()
 
 
 def _reaches(value: Value, bound: int) -> Value:

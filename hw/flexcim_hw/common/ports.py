@@ -1,4 +1,4 @@
-"""Payload layouts of the macro's streams (docs/architecture.md, section 3.1).
+"""Payload layouts of the streams, of the macro (docs/architecture.md, section 3.1) and between the accelerator's parts.
 
 Arrays are flat bit vectors, element 0 lowest: a field for each element would fill the Verilog with aliases.
 """
@@ -19,8 +19,11 @@ __all__ = [
     "activation_layout",
     "constant_layout",
     "instruction_layout",
+    "packet_beat_layout",
+    "packet_word_layout",
     "result_layout",
     "weight_layout",
+    "word_layout",
 ]
 
 LOAD_LAYOUT = data.StructLayout({name: unsigned(width) for name, width in LOAD_FIELDS.items()})
@@ -56,3 +59,18 @@ def instruction_layout(op: Opcode) -> data.FlexibleLayout:
     return data.FlexibleLayout(
         INSTRUCTION_BITS, {name: data.Field(unsigned(width), start) for name, (start, width) in fields}
     )
+
+
+def word_layout(bits: int) -> data.StructLayout:
+    """A word of an input bus; ``last`` is its ``tlast``."""
+    return data.StructLayout({"data": unsigned(bits), "last": 1})
+
+
+def packet_beat_layout(bits: int) -> data.StructLayout:
+    """A beat of results on its way to the bus; ``end`` marks a packet's last."""
+    return data.StructLayout({"elements": unsigned(bits), "end": 1})
+
+
+def packet_word_layout(bits: int) -> data.StructLayout:
+    """A word of the result bus; ``keep`` and ``last`` are its ``tkeep`` and ``tlast``."""
+    return data.StructLayout({"data": unsigned(bits), "keep": unsigned(bits // 8), "last": 1})

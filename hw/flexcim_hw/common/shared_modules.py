@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from amaranth.back import rtlil
 from amaranth.back.verilog import YosysError
@@ -36,7 +37,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In
 from amaranth.utils import ceil_log2
 
-__all__ = ["SharedModules", "index_shape", "place", "place_array"]
+__all__ = ["SharedModules", "index_shape", "place", "place_array", "place_component"]
 
 _ATTRIBUTES = ("generator", "top", "src", "amaranth.hierarchy", "amaranth.decoding")
 """What Amaranth and Yosys note in modules and signals, of no use to a reader of the Verilog."""
@@ -62,6 +63,7 @@ class SharedModules:
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
         self._texts: dict[str, str] = {}
+        self._signatures: dict[str, wiring.Signature] = {}
         self._ports: dict[str, dict[str, _Port]] = {}
         self._clocking: dict[str, frozenset[str]] = {}
 
@@ -78,6 +80,7 @@ class SharedModules:
         body = re.search(rf"^module \\{name}\n(.*?)^end$", text, re.MULTILINE | re.DOTALL)
         assert body is not None, f"Amaranth wrote no module {name}"
         self._clocking[name] = frozenset(re.findall(r"^ *wire .*\binput\b.*\\(clk|rst)$", body[1], re.MULTILINE))
+        self._signatures[name] = component.signature
         self._ports[name] = _ports(component)
         self._texts[name] = text
 
@@ -120,14 +123,31 @@ class SharedModules:
         module_name: str,
         make: Callable[[], wiring.Component],
         inputs: Mapping[str, ValueLike],
-        reset: Value | None = None,
     ) -> dict[str, Value]:
-        """Place an instance of the module, which is made and converted when it is asked for the first time."""
-        full_name = f"{self.prefix}_{module_name}"
-        if full_name not in self._texts:
-            self.add(make(), full_name)
-        outputs = {name: port.shape for name, port in self._ports[full_name].items() if not port.is_input}
-        return self._instantiate(m, name, full_name, inputs, outputs, reset)
+        """Place an instance of the module, as the function `place` does."""
+        full_name = self._module(module_name, make)
+        shapes = {port: there.shape for port, there in self._ports[full_name].items() if not there.is_input}
+        outputs = _signals(name, shapes)
+        self._instantiate(m, name, full_name, inputs, outputs)
+        return outputs
+
+    def place_component(
+        self,
+        m: Module,
+        name: str,
+        module_name: str,
+        make: Callable[[], wiring.Component],
+        reset: Value | None = None,
+    ) -> Any:
+        """Place an instance of the module; returns signals in the shape of its signature."""
+        full_name = self._module(module_name, make)
+        placed = self._signatures[full_name].create(path=(name,))
+        inputs: dict[str, ValueLike] = {}
+        outputs: dict[str, Value] = {}
+        for port, there in _ports(placed).items():
+            (inputs if there.is_input else outputs)[port] = there.value
+        self._instantiate(m, name, full_name, inputs, outputs, reset)
+        return placed
 
     def place_array(
         self,
@@ -139,18 +159,25 @@ class SharedModules:
         inputs: Mapping[str, ValueLike],
     ) -> dict[str, Value]:
         """Place an instance of a module that holds ``count`` instances of the module."""
-        full_name = f"{self.prefix}_{module_name}"
+        full_name = self._module(module_name, make)
         array_name = f"{full_name}_array"
-        if full_name not in self._texts:
-            self.add(make(), full_name)
         ports = self._ports[full_name]
         widths = {name: Shape.cast(port.shape).width for name, port in ports.items()}
         if array_name not in self._texts:
             shared = {port for port in inputs if not _is_spread(inputs[port], widths[port], count)}
             self._clocking[array_name] = self._clocking[full_name]
             self._texts[array_name] = self._array_text(array_name, full_name, name, count, widths, shared)
-        outputs = {name: unsigned(count * widths[name]) for name, port in ports.items() if not port.is_input}
-        return self._instantiate(m, name, array_name, inputs, outputs)
+        shapes = {port: unsigned(count * widths[port]) for port, there in ports.items() if not there.is_input}
+        outputs = _signals(name, shapes)
+        self._instantiate(m, name, array_name, inputs, outputs)
+        return outputs
+
+    def _module(self, module_name: str, make: Callable[[], wiring.Component]) -> str:
+        """The full name of a module, which is made and converted when it is asked for the first time."""
+        full_name = f"{self.prefix}_{module_name}"
+        if full_name not in self._texts:
+            self.add(make(), full_name)
+        return full_name
 
     def _array_text(
         self, array_name: str, full_name: str, name: str, count: int, widths: Mapping[str, int], shared: Set[str]
@@ -185,17 +212,15 @@ class SharedModules:
         name: str,
         full_name: str,
         inputs: Mapping[str, ValueLike],
-        outputs: Mapping[str, ShapeLike],
+        outputs: Mapping[str, Value],
         reset: Value | None = None,
-    ) -> dict[str, Value]:
-        """An instance of a module, each output as a signal."""
-        signals = {port: Signal(shape, name=f"{name}_{port}") for port, shape in outputs.items()}
+    ) -> None:
+        """An instance of a module, which drives the signals of its outputs."""
         clocking = {"clk": ClockSignal(), "rst": ResetSignal() if reset is None else ResetSignal() | reset}
         ports: dict[str, ValueLike] = {f"i_{port}": clocking[port] for port in sorted(self._clocking[full_name])}
         ports |= {f"i_{port}": Value.cast(value) for port, value in inputs.items()}
-        ports |= {f"o_{port}": signal for port, signal in signals.items()}
+        ports |= {f"o_{port}": Value.cast(signal) for port, signal in outputs.items()}
         m.submodules[name] = Instance(full_name, **ports)
-        return dict(signals)
 
 
 @contextmanager
@@ -217,9 +242,8 @@ def place(
     module_name: str,
     make: Callable[[], wiring.Component],
     inputs: Mapping[str, ValueLike],
-    reset: Value | None = None,
 ) -> dict[str, Value]:
-    """Place one of many equal components.
+    """Place one of many equal components whose ports are plain signals.
 
     Parameters
     ----------
@@ -235,9 +259,7 @@ def place(
     make : callable
         Makes the component.
     inputs : mapping of port name to value
-        What drives each input. A port within an interface is called by both names, as in ``weights__valid``.
-    reset : Value, optional
-        Resets the component, beside the reset of its surroundings.
+        What drives each input.
 
     Returns
     -------
@@ -245,12 +267,40 @@ def place(
         Its outputs by port name.
     """
     if isinstance(platform, SharedModules):
-        return platform.place(m, name, module_name, make, inputs, reset)
+        return platform.place(m, name, module_name, make, inputs)
+    component = make()
+    m.submodules[name] = component
+    m.d.comb += [Value.cast(getattr(component, port)).eq(value) for port, value in inputs.items()]
+    return {port: there.value for port, there in _ports(component).items() if not there.is_input}
+
+
+def place_component(
+    m: Module,
+    platform: object,
+    name: str,
+    module_name: str,
+    make: Callable[[], wiring.Component],
+    reset: Value | None = None,
+) -> Any:
+    """Place one of many equal components whose ports are streams, to be joined by ``connect()``.
+
+    Parameters
+    ----------
+    m, platform, name, module_name, make
+        As in `place`.
+    reset : Value, optional
+        Resets the component, beside the reset of its surroundings.
+
+    Returns
+    -------
+    interface object
+        The component itself, or signals in the shape of its signature.
+    """
+    if isinstance(platform, SharedModules):
+        return platform.place_component(m, name, module_name, make, reset)
     component = make()
     m.submodules[name] = component if reset is None else ResetInserter(reset)(component)
-    ports = _ports(component)
-    m.d.comb += [Value.cast(ports[port].value).eq(value) for port, value in inputs.items()]
-    return {port: ports[port].value for port in ports if not ports[port].is_input}
+    return component
 
 
 def place_array(
@@ -300,6 +350,11 @@ def place_array(
     return {port: Cat(values) for port, values in outputs.items()}
 
 
+def _signals(name: str, shapes: Mapping[str, ShapeLike]) -> dict[str, Value]:
+    """A signal for each port of what is placed under a name."""
+    return {port: Signal(shape, name=f"{name}_{port}") for port, shape in shapes.items()}
+
+
 def _is_spread(value: ValueLike, width: int, count: int) -> bool:
     """Whether a value has a part for each of an array's components, not one for all of them."""
     given = len(Value.cast(value))
@@ -310,7 +365,7 @@ def _is_spread(value: ValueLike, width: int, count: int) -> bool:
 
 @dataclass(frozen=True)
 class _Port:
-    """A port of a component."""
+    """A port of a component, or of what stands for it."""
 
     value: Value
     shape: ShapeLike

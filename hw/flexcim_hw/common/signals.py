@@ -14,7 +14,7 @@ def named(m: Module, name: str, value: Value) -> Signal:
     return signal
 
 
-def shift_left(m: Module, name: str, value: Value, places: Value, unit: int, width: int) -> Signal:
+def shift_left(m: Module, name: str, value: Value, places: Value, unit: int, width: int) -> Value:
     """The value shifted to the left by ``places`` units of so many bits, in ``width`` bits.
 
     Words of thousands of bits move in one step for each bit of ``places``: of a variable shift, Amaranth compares each
@@ -22,15 +22,15 @@ def shift_left(m: Module, name: str, value: Value, places: Value, unit: int, wid
     """
     for step in range(len(places)):
         value = named(m, f"{name}_{step}", Mux(places[step], Cat(Const(0, unit << step), value)[:width], value))
-    return named(m, name, value[:width])
+    return value[:width]
 
 
-def shift_right(m: Module, name: str, value: Value, places: Value, unit: int) -> Signal:
+def shift_right(m: Module, name: str, value: Value, places: Value, unit: int) -> Value:
     """The value shifted to the right by ``places`` units of so many bits, with zeros from the left; in steps, as by
     `shift_left`."""
     for step in range(len(places)):
         value = named(m, f"{name}_{step}", Mux(places[step], value[unit << step :], value))
-    return named(m, name, value)
+    return value
 
 
 def delay(m: Module, signal: Signal, cycles: int, *, reset_less: bool = True) -> Signal:

@@ -15,7 +15,8 @@ from flexcim.accelerator.registers import REGISTERS
 from flexcim.config.accelerator import AcceleratorConfig
 from flexcim.files import check_writable, write_text
 from flexcim.macro.commands import ErrorKind
-from flexcim_hw.accelerator.accelerator import Accelerator, accelerator_members, register_prefix
+from flexcim_hw.accelerator.accelerator import Accelerator, accelerator_buses
+from flexcim_hw.common.buses import pins
 from flexcim_hw.verilog.interface import Port
 from flexcim_hw.verilog.macro import (
     GeneratedVerilog,
@@ -32,20 +33,21 @@ __all__ = ["accelerator_ports", "generate_accelerator", "write_accelerator"]
 def accelerator_ports(config: AcceleratorConfig) -> list[Port]:
     """The ports of the accelerator in Verilog (docs/architecture.md, section 7.1)."""
     meanings = {
-        "s_axis_weights_": "AXI4-Stream of weights",
-        "s_axis_activations_": "AXI4-Stream of activations",
-        "m_axis_results_": "AXI4-Stream of results",
-        register_prefix(config): f"registers, {config.register_bus}",
-        "irq": "interrupt request, level",
+        "s_axis_weights": "AXI4-Stream of weights",
+        "s_axis_activations": "AXI4-Stream of activations",
+        "m_axis_results": "AXI4-Stream of results",
+        "s_axil": "registers, axi4-lite",
+        "wb": "registers, wishbone",
     }
     ports = [
         Port("clk", "input", 1, "clock; everything happens on its rising edge"),
         Port("rst", "input", 1, "synchronous reset, active high"),
     ]
-    for name, member in accelerator_members(config).items():
-        meaning = next(meaning for prefix, meaning in meanings.items() if name.startswith(prefix))
-        direction = "input" if member.flow is In else "output"
-        ports.append(Port(name, direction, Shape.cast(member.shape).width, meaning))
+    for name, member in accelerator_buses(config).items():
+        for pin, port in pins(name, member).items():
+            direction = "input" if port.flow is In else "output"
+            ports.append(Port(pin, direction, Shape.cast(port.shape).width, meanings[name]))
+    ports.append(Port("irq", "output", 1, "interrupt request, level"))
     return ports
 
 

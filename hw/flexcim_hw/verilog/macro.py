@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,9 @@ _LINT_WAIVERS = {
 _INIT_WAIVER = {
     "PROCASSINIT": "registers have initial values, which FPGAs honour; generate with --no-init to leave them out"
 }
+
+_FIELD = r"\\\S+\.\S+ "
+"""A wire that Amaranth adds for a field of a payload, as Verilog writes its name."""
 
 _WAKE = r"\\\$wake "
 """The register on which Yosys makes combinational processes wait at time zero, as it is named here."""
@@ -164,7 +168,23 @@ def _tidy(text: str) -> str:
     text = re.sub(r"^(  (?:input|output) (.*;)\n)  wire \2\n", r"\1", text, flags=re.MULTILINE)
     # Verilog has no wires without width; Yosys writes two bits for them, and nothing reads them.
     text = re.sub(r"^  wire \[-1:0\] \S+ ?;\n", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^module .*?^endmodule$", _without_unread_fields, text, flags=re.MULTILINE | re.DOTALL)
     return re.sub(r"\\\$auto\$verilog_backend\S+ ", r"\\$wake ", text)
+
+
+def _without_unread_fields(module: re.Match[str]) -> str:
+    """Leave out the wires that Amaranth adds for each field of a payload, but for those that something reads."""
+    text = module[0]
+    while True:
+        counts = Counter(re.findall(_FIELD, text))
+        # One that stands twice stands in its declaration and before the sign of its assignment.
+        assigned = re.findall(rf"^  assign ({_FIELD}) = ", text, re.MULTILINE)
+        unread = [name for name in assigned if counts[name] == 2]
+        if not unread:
+            return text
+        names = "|".join(map(re.escape, unread))
+        lines = rf"^  (?:wire (?:signed )?(?:\[\d+:\d+\] )?(?:{names});|assign (?:{names}) = [^;]*;)\n"
+        text = re.sub(lines, "", text, flags=re.MULTILINE)
 
 
 def _without_initial_values(text: str, *, registers: bool) -> str:

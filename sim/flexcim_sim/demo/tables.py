@@ -1,13 +1,13 @@
-"""The report's tables as plain text, which the terminal and the Markdown share."""
+"""The report's tables as plain text, which the terminal and the page share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import groupby
 
-from flexcim_sim.demo.report import ModelReport, Report, RtlReport, short_name
+from flexcim_sim.demo.report import ModelReport, PhaseReport, Report, RtlReport, VectorReport, short_name
 
-__all__ = ["TextTable", "layer_table", "model_table", "rtl_tables"]
+__all__ = ["TextTable", "layer_table", "model_table", "phase_table", "rtl_tables", "text_table"]
 
 
 @dataclass(frozen=True)
@@ -31,38 +31,47 @@ class TextTable:
     rows: tuple[tuple[str, ...], ...]
     words: int = 1
 
-    def to_markdown(self) -> str:
-        """The table in Markdown, without its title."""
-        rules = ("---",) * self.words + ("---:",) * (len(self.header) - self.words)
-        return "".join(f"| {' | '.join(row)} |\n" for row in (self.header, rules, *self.rows))
-
 
 def model_table(report: Report) -> TextTable:
     """How sparse each model is, how well it predicts the held-out text, and what all its layers cost."""
-    rows = []
-    for model in report.models:
-        cycles = sum(layer.cycles_model for layer in model.layers)
-        dense = sum(layer.cycles_dense_model for layer in model.layers)
-        rows.append(
-            (
-                model.name,
-                f"{model.sparsity_target:.1%}",
-                f"{model.sparsity:.1%}",
-                f"{model.bpb_dense:.4f}",
-                f"{model.bpb_pruned:.4f}",
-                f"{model.bpb_int8:.4f}",
-                str(cycles),
-                str(dense),
-                f"{dense / cycles:.2f}",
-            )
+    rows = tuple(
+        (
+            model.name,
+            pruned.label,
+            f"{pruned.sparsity:.1%}",
+            f"{model.bpb_dense:.3f}",
+            f"{pruned.bpb_pruned:.3f}",
+            f"{pruned.bpb_int8:.3f}",
+            f"{pruned.cycles_model:,}",
+            f"{pruned.cycles_dense_model:,}",
+            f"{pruned.speedup:.2f}",
         )
-    header = ("model", "target", "sparsity", "bpb dense", "bpb pruned", "bpb int8", "cycles", "dense", "speed-up")
-    return TextTable(
-        f"Models: bits per byte of the held-out text; cycles of all layers, {report.vectors} vectors each, by the "
-        f"exact cycle model",
-        header,
-        tuple(rows),
+        for model in report.models
+        for pruned in (model.default, model.published)
     )
+    header = ("model", "pruned by", "sparsity", "bpb dense", "pruned", "int8", "cycles", "dense", "speed-up")
+    return TextTable(
+        f"Models: bits per byte (bpb) of {report.evaluated:,} bytes of held-out text; cycles of all layers, "
+        f"{report.vectors} vectors each, by the exact cycle model",
+        header,
+        rows,
+        words=2,
+    )
+
+
+def text_table(report: Report) -> TextTable:
+    """What each model writes after the prompt."""
+    rows = [
+        (model.name, name, f"{report.prompt} {text} …")
+        for model in report.models
+        for name, text in (
+            ("dense", model.text_dense),
+            (model.default.label, model.default.text),
+            (model.published.label, model.published.text),
+        )
+    ]
+    title = "What they write: the most likely token each time; the pruned models in the macro's integers"
+    return TextTable(title, ("model", "pruned by", "text"), tuple(rows), words=3)
 
 
 def layer_table(report: Report, model: ModelReport) -> TextTable:
@@ -75,8 +84,8 @@ def layer_table(report: Report, model: ModelReport) -> TextTable:
             str(layer.groups),
             str(layer.tiles),
             f"{layer.sparsity:.1%}",
-            str(layer.cycles_model),
-            str(layer.cycles_dense_model),
+            f"{layer.cycles_model:,}",
+            f"{layer.cycles_dense_model:,}",
             f"{layer.cycles_dense_model / layer.cycles_model:.2f}",
             f"{layer.m / layer.n:.2f}",
         )
@@ -104,11 +113,22 @@ def _rtl_row(entry: RtlReport) -> tuple[str, ...]:
         entry.model,
         short_name(entry.layer),
         entry.pattern,
-        str(entry.sparse.outputs_compared + entry.dense.outputs_compared),
-        str(entry.sparse.mismatches + entry.dense.mismatches),
-        str(entry.sparse.cycles_rtl),
-        str(entry.sparse.cycles_model),
-        str(entry.dense.cycles_rtl),
+        f"{entry.sparse.outputs_compared + entry.dense.outputs_compared:,}",
+        f"{entry.sparse.mismatches + entry.dense.mismatches:,}",
+        f"{entry.sparse.cycles_rtl:,}",
+        f"{entry.sparse.cycles_model:,}",
+        f"{entry.dense.cycles_rtl:,}",
         f"{entry.speedup:.2f}",
         f"{entry.limit:.2f}",
     )
+
+
+def phase_table(vector: VectorReport) -> TextTable:
+    """The way of the recorded vector, phase by phase."""
+    rows = tuple((phase.name, _span(phase), phase.what) for phase in vector.phases)
+    title = f"One vector of {vector.model}, {short_name(vector.layer)}, {vector.pattern}"
+    return TextTable(title, ("phase", "cycles", "what happens"), rows, words=3)
+
+
+def _span(phase: PhaseReport) -> str:
+    return str(phase.first) if phase.cycles == 1 else f"{phase.first} to {phase.last}"

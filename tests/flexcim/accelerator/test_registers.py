@@ -37,33 +37,36 @@ def test_the_decoder_is_as_described():
 
     async def bench(ctx):
         for entry in REGISTERS:
-            ctx.set(registers.read_address, entry.address)
-            assert ctx.get(registers.read_known) == (entry.access != "wo")
-            ctx.set(registers.write_address, entry.address)
-            assert ctx.get(registers.write_known) == (entry.access != "ro")
+            ctx.set(registers.access.read_address, entry.address)
+            assert ctx.get(registers.access.read_known) == (entry.access != "wo")
+            ctx.set(registers.access.write_address, entry.address)
+            assert ctx.get(registers.access.write_known) == (entry.access != "ro")
             for field in entry.fields:
                 name = field_port(entry.name, field.name)
                 if (entry.name, field.name) in constants:
-                    assert ctx.get(registers.read_data) & field.mask == constants[entry.name, field.name] << field.low
+                    assert (
+                        ctx.get(registers.access.read_data) & field.mask
+                        == constants[entry.name, field.name] << field.low
+                    )
                 elif entry.access == "ro":
-                    before = ctx.get(registers.read_data)
+                    before = ctx.get(registers.access.read_data)
                     ctx.set(getattr(registers, name), -1)
-                    assert ctx.get(registers.read_data) == before | field.mask
+                    assert ctx.get(registers.access.read_data) == before | field.mask
                 else:
-                    ctx.set(registers.write, 1)
-                    ctx.set(registers.write_data, field.mask)
+                    ctx.set(registers.access.write, 1)
+                    ctx.set(registers.access.write_data, field.mask)
                     at_once = ctx.get(getattr(registers, name))
                     await ctx.tick()
-                    ctx.set(registers.write, 0)
+                    ctx.set(registers.access.write, 0)
                     full = (1 << field.width) - 1
                     expected = (full, 0) if entry.access == "wo" else (0, full)
                     assert (at_once, ctx.get(getattr(registers, name))) == expected
                     if entry.access == "rw":
-                        assert ctx.get(registers.read_data) == field.mask
+                        assert ctx.get(registers.access.read_data) == field.mask
         for address in set(range(1 << ADDRESS_BITS)) - {entry.address for entry in REGISTERS}:
-            ctx.set(registers.read_address, address)
-            ctx.set(registers.write_address, address)
-            assert (ctx.get(registers.read_known), ctx.get(registers.write_known)) == (0, 0)
+            ctx.set(registers.access.read_address, address)
+            ctx.set(registers.access.write_address, address)
+            assert (ctx.get(registers.access.read_known), ctx.get(registers.access.write_known)) == (0, 0)
 
     simulate(registers, bench)
 
@@ -73,11 +76,11 @@ def test_the_program_address_steps():
 
     async def bench(ctx):
         async def write(name, value):
-            ctx.set(registers.write, 1)
-            ctx.set(registers.write_address, register(name).address)
-            ctx.set(registers.write_data, value)
+            ctx.set(registers.access.write, 1)
+            ctx.set(registers.access.write_address, register(name).address)
+            ctx.set(registers.access.write_data, value)
             await ctx.tick()
-            ctx.set(registers.write, 0)
+            ctx.set(registers.access.write, 0)
 
         await write("PROGRAM_ADDRESS", 6)
         for _ in range(3):

@@ -17,6 +17,8 @@ from flexcim_flow.choice.budgets import CycleBudget, SparsityBudget, StorageBudg
 from flexcim_flow.choice.knapsack import select_cheapest
 from flexcim_flow.choice.problem import SelectionError, Unit
 
+pytestmark = pytest.mark.torch
+
 FLEXCIM, BOARD = PRESETS["flexcim"], PRESETS["board"]
 DENSE, HALF, QUARTER = Pattern(1, 1), Pattern(4, 8), Pattern(2, 8)
 MENU = (DENSE, HALF, QUARTER)

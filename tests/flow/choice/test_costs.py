@@ -21,6 +21,8 @@ from flexcim_flow.passes.stream import BlockStream
 from tests.support.model_families import MASK, sharp_family, tiny_inputs
 from tests.support.tiny_models import tiny_llama, tiny_mamba2
 
+pytestmark = pytest.mark.torch
+
 SAMPLES = torch.randint(256, (6, 20), generator=torch.Generator().manual_seed(0))
 
 

@@ -12,6 +12,8 @@ from flexcim_flow.choice.budgets import SparsityBudget, pose
 from flexcim_flow.choice.knapsack import select_cheapest, solve_knapsack
 from tests.support.choices import unit
 
+pytestmark = pytest.mark.torch
+
 DENSE, HALF = Pattern(1, 1), Pattern(2, 4)
 
 

@@ -10,6 +10,8 @@ import torch
 
 from flexcim_flow.choice.outliers import find_outliers, locality, pair_distance_sum
 
+pytestmark = pytest.mark.torch
+
 
 def brute_force(positions: torch.Tensor) -> int:
     return sum(abs(a - b) for a, b in itertools.combinations(positions.tolist(), 2))

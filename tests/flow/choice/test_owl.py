@@ -11,6 +11,8 @@ from flexcim_flow.choice.owl import select_owl
 from flexcim_flow.choice.problem import SelectionError
 from tests.support.choices import unit
 
+pytestmark = pytest.mark.torch
+
 
 def test_densities_span_what_the_authors_span():
     # Their lambda is 0.08 (arXiv 2310.05175): between the units with the fewest and the most outliers lie 16 points of

@@ -15,6 +15,8 @@ from flexcim_flow.choice.problem import Assignment, SelectionError, Unit
 from flexcim_flow.layer.masks import kept_weights
 from tests.support.choices import random_units, unit
 
+pytestmark = pytest.mark.torch
+
 MENU = tuple(CANDIDATES)
 DENSE, HALF, QUARTER = Pattern(1, 1), Pattern(2, 4), Pattern(2, 8)
 

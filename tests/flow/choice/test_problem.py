@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from flexcim.config.macro import PRESETS
 from flexcim.config.pattern import Pattern
 from flexcim_flow.choice.budgets import SparsityBudget, pose
 from flexcim_flow.choice.problem import Problem, columns_of, undominated, units_of
 from tests.support.choices import unit
+
+pytestmark = pytest.mark.torch
 
 WIDE = PRESETS["wide"].patterns
 

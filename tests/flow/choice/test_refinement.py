@@ -20,6 +20,8 @@ from flexcim_flow.measure.evaluation import evaluate
 from flexcim_flow.model.blocks import find_blocks
 from tests.support.tiny_models import tiny_llama
 
+pytestmark = pytest.mark.torch
+
 SAMPLES = torch.randint(256, (5, 16), generator=torch.Generator().manual_seed(0))
 
 

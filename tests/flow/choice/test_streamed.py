@@ -13,11 +13,9 @@ from flexcim.quiet import quiet
 from flexcim_flow.choice import measured
 from flexcim_flow.choice import streamed as streaming
 from flexcim_flow.choice.budgets import SparsityBudget, pose
-from flexcim_flow.choice.evidence import Evidence
-from flexcim_flow.choice.measured import MEASURED, fits_in_memory
+from flexcim_flow.choice.evidence import Evidence, searched
+from flexcim_flow.choice.measured import MEASURED, fits_in_memory, measure_costs, set_up
 from flexcim_flow.choice.problem import units_of
-from flexcim_flow.choice.search import measure_costs, set_up
-from flexcim_flow.choice.shares import searched
 from flexcim_flow.choice.streamed import StreamedBench, bench_bytes
 from flexcim_flow.common.options import Search, Update
 from flexcim_flow.layer.treatment import Treatment
@@ -27,6 +25,8 @@ from flexcim_flow.passes.stream import BlockStream
 from flexcim_flow.samples.text import mask_places
 from tests.support.model_families import MASK, sharp_family, tiny_family, tiny_inputs
 from tests.support.tiny_models import save_tiny, tiny_llama, tiny_mamba2
+
+pytestmark = pytest.mark.torch
 
 # Two batches, and sequences that are shorter than the samples.
 SAMPLES = torch.randint(256, (8, 200), generator=torch.Generator().manual_seed(0))

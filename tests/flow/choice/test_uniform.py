@@ -11,6 +11,8 @@ from flexcim_flow.choice.budgets import SparsityBudget, pose
 from flexcim_flow.choice.uniform import select_uniform, uniform_mixes
 from tests.support.choices import random_units, unit
 
+pytestmark = pytest.mark.torch
+
 DENSE, HALF, QUARTER = Pattern(1, 1), Pattern(2, 4), Pattern(2, 8)
 WIDE = PRESETS["wide"].patterns
 

@@ -12,6 +12,8 @@ from flexcim_flow.compare import comparison
 from tests.support.comparisons import comparison_inputs, words
 from tests.support.tiny_models import OTHER_TEXT
 
+pytestmark = pytest.mark.torch
+
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
@@ -69,7 +71,8 @@ def test_what_a_method_drops_beyond_what_was_asked_for_is_told_once(inputs, tmp_
     ]
 
 
-def test_a_single_window_and_a_single_question_have_no_standard_error(inputs, tmp_path, capsys):
+def test_a_single_window_and_a_single_question_have_no_standard_error(inputs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")  # a narrow terminal would cut the table
     model, text, _, questions = inputs
     window = tmp_path / "window.txt"
     window.write_text(OTHER_TEXT[:30], encoding="utf-8")

@@ -10,6 +10,8 @@ from flexcim.cli import main
 from tests.support.nested_models import layers_of, prune, prune_tiny
 from tests.support.tiny_models import TEXT
 
+pytestmark = pytest.mark.torch
+
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):

@@ -16,6 +16,8 @@ from flexcim_flow.cli.options import ComparisonOptions, SettingOptions, unfolded
 from flexcim_flow.cli.prune import prune
 from flexcim_flow.common.setting import Setting
 
+pytestmark = pytest.mark.torch
+
 
 @dataclass(frozen=True)
 class Lamp:

@@ -21,6 +21,8 @@ from flexcim_flow.cli.prune import _show_recovery
 from tests.support.model_families import tiny_family, tiny_inputs
 from tests.support.tiny_models import OTHER_TEXT, TEXT, save_tiny, tiny_llama
 
+pytestmark = pytest.mark.torch
+
 ROOT = Path(__file__).resolve().parents[3]
 
 

@@ -7,6 +7,8 @@ import torch
 
 from flexcim_flow.common.seeds import SeedError, seeded
 
+pytestmark = pytest.mark.torch
+
 
 @pytest.mark.parametrize("seed", [0, 7, 2**64 - 1])
 def test_a_seed_always_draws_the_same(seed):

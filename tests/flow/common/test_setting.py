@@ -10,6 +10,8 @@ import torch
 from flexcim_flow.common.options import Update
 from flexcim_flow.common.setting import FILE, DeviceError, RequestError, Setting
 
+pytestmark = pytest.mark.torch
+
 
 @pytest.mark.parametrize(
     ("options", "message"),

@@ -16,6 +16,8 @@ from flexcim_flow.measure.evaluation import added_loss
 from flexcim_flow.prune.pruner import prune
 from tests.support.prune_requests import asked
 
+pytestmark = pytest.mark.torch
+
 
 def test_each_row_is_what_pruning_by_itself_gives(inputs, written):
     model, text, other, _ = inputs

@@ -5,6 +5,10 @@ from __future__ import annotations
 import csv
 import json
 
+import pytest
+
+pytestmark = pytest.mark.torch
+
 
 def test_the_files_agree_and_the_plots_are_pictures(written):
     assert sorted(path.name for path in written.iterdir()) == [

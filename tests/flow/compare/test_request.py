@@ -10,6 +10,8 @@ from flexcim.config.macro import PRESETS
 from flexcim_flow.common.options import Update
 from flexcim_flow.compare.request import ComparisonError, ComparisonRequest, ways_of
 
+pytestmark = pytest.mark.torch
+
 
 def test_nothing_to_compare_is_refused():
     with pytest.raises(ComparisonError, match=r"^uniform lsq at 0\.5, seed 1 is asked for twice$"):

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from flexcim.cli import main
 from flexcim_flow.compare import comparison
 from flexcim_flow.prune.pruner import prune
 from tests.support.comparisons import words
+
+pytestmark = pytest.mark.torch
 
 
 def test_a_run_goes_on_after_its_end_and_an_earlier_result_is_replaced(inputs, tmp_path, monkeypatch, capsys):

@@ -9,6 +9,8 @@ from flexcim.config.macro import PRESETS
 from flexcim.config.pattern import Pattern
 from flexcim_flow.layer.masks import kept_weights, nm_mask
 
+pytestmark = pytest.mark.torch
+
 PATTERNS = sorted({pattern for config in PRESETS.values() for pattern in config.patterns} | {Pattern(3, 7)})
 
 

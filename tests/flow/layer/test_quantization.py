@@ -18,6 +18,8 @@ from flexcim_flow.layer.quantization import (
     token_scales,
 )
 
+pytestmark = pytest.mark.torch
+
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

@@ -7,6 +7,8 @@ import torch
 
 from flexcim_flow.layer.scores import magnitude_scores, obs_scores, ria_scores, wanda_scores
 
+pytestmark = pytest.mark.torch
+
 
 def test_scores_are_magnitude_times_norm_of_the_input():
     weight = torch.tensor([[1.0, -2.0, 0.0], [-0.5, 4.0, 3.0]])

@@ -14,6 +14,8 @@ from flexcim_flow.layer.sweep import obs_sweep
 from flexcim_flow.layer.updates import damped, least_squares, row_errors
 from tests.support.correlated_inputs import data, moments
 
+pytestmark = pytest.mark.torch
+
 PATTERNS = [Pattern.parse(text) for text in ("1:1", "1:2", "2:4", "4:7", "4:8", "2:8", "4:11", "1:8")]
 
 

@@ -18,6 +18,8 @@ from flexcim_flow.layer.treatment import Treatment
 from flexcim_flow.layer.updates import damped, least_squares, row_errors
 from flexcim_flow.passes.statistics import InputStatistics
 
+pytestmark = pytest.mark.torch
+
 PATTERNS = tuple(map(Pattern.parse, ("1:1", "4:8", "2:7", "2:4")))
 GENERATOR = torch.Generator().manual_seed(0)
 WEIGHT = torch.randn(10, 37, generator=GENERATOR)

@@ -11,6 +11,8 @@ import torch
 from flexcim_flow.measure.evaluation import Evaluation, EvaluationError, Mean, added_loss, evaluate
 from tests.support.tiny_models import tiny_llama, tiny_mamba2
 
+pytestmark = pytest.mark.torch
+
 
 def by_hand(model, tokens: torch.Tensor, length: int, stride: int) -> list[float]:
     """Nats of each token but the first, from the tokens that the first window with it in reach shows the model."""

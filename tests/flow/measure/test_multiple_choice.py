@@ -13,6 +13,8 @@ from flexcim_flow.measure.multiple_choice import MultipleChoice, Question, Quest
 from flexcim_flow.samples.text import tokenize
 from tests.support.tiny_models import byte_tokenizer, tiny_llama, tiny_mamba2
 
+pytestmark = pytest.mark.torch
+
 QUESTIONS = (
     Question("In the beginning was ", ("the word", "a", "the very long answer that no one gives", "bytes"), 0),
     Question("Words are made of ", ("two words", "words of four"), 1),

@@ -11,6 +11,8 @@ from flexcim_flow.model.checkpoint import load_checkpoint
 from flexcim_flow.samples.windows import EvaluationText
 from tests.support.tiny_models import OTHER_TEXT, save_tiny, tiny_llama
 
+pytestmark = pytest.mark.torch
+
 TEXT = OTHER_TEXT[:300]
 STAGES = ("dense", "dense_quantized", "pruned", "quantized")
 

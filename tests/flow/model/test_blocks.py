@@ -8,6 +8,8 @@ from torch import nn
 from flexcim_flow.model.blocks import ModelError, find_blocks
 from tests.support.tiny_models import tiny_llama, tiny_mamba2
 
+pytestmark = pytest.mark.torch
+
 
 def test_a_llama_has_seven_linear_layers_in_each_block():
     model = tiny_llama()

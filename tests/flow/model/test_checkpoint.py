@@ -15,6 +15,8 @@ from flexcim.quiet import quiet
 from flexcim_flow.model.checkpoint import CheckpointError, load_checkpoint
 from tests.support.tiny_models import save_tiny, tiny_llama, tiny_mamba2
 
+pytestmark = pytest.mark.torch
+
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):

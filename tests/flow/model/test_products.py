@@ -10,6 +10,8 @@ from transformers.pytorch_utils import Conv1D
 
 from flexcim_flow.model.blocks import LinearLayer
 
+pytestmark = pytest.mark.torch
+
 PRODUCTS = {
     "linear": lambda weight, x: linear(x, weight),
     "linear with bias": lambda weight, x: linear(x, weight, torch.ones(3)),

@@ -16,6 +16,8 @@ from flexcim_flow.model.tensors import TensorFiles, write_tensors
 from tests.support.model_families import tiny_family
 from tests.support.tiny_models import byte_tokenizer, save_tiny, tiny_llama
 
+pytestmark = pytest.mark.torch
+
 
 def tensors_of(folder) -> dict[str, torch.Tensor]:
     """All tensors of a checkpoint, read by safetensors alone."""

@@ -10,6 +10,8 @@ from flexcim_flow.prune.folder import FolderError
 from tests.support.nested_models import nested, prune, refused
 from tests.support.tiny_models import save_tiny, tiny_llama, tiny_mamba2
 
+pytestmark = pytest.mark.torch
+
 
 @pytest.mark.parametrize(
     ("base", "rest"), [("2:8", "2:8"), ("4:8", "4:8"), ("1:2", "1:2"), ("4:7", None), ("4:5", None), ("1:1", None)]

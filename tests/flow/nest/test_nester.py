@@ -22,6 +22,8 @@ from tests.support.model_families import tiny_family
 from tests.support.nested_models import DENSE, layers_of, nest_request, nested, prune, prune_tiny, refused
 from tests.support.tiny_models import OTHER_TEXT, save_tiny, tiny_llama
 
+pytestmark = pytest.mark.torch
+
 
 @pytest.mark.parametrize("name", DENSE)
 def test_the_sparser_plan_is_the_pruned_model_and_the_denser_one_has_twice_as_much(name, text, tmp_path):

@@ -11,6 +11,8 @@ from flexcim_flow.common.seeds import SeedError
 from flexcim_flow.common.setting import RequestError
 from flexcim_flow.nest.request import NestRequest
 
+pytestmark = pytest.mark.torch
+
 
 @pytest.fixture
 def request_for(tmp_path):

@@ -17,6 +17,8 @@ from flexcim_flow.prune.folder import FolderError
 from tests.support.nested_models import nest_request, nested
 from tests.support.tiny_models import OTHER_TEXT
 
+pytestmark = pytest.mark.torch
+
 
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(pruned, text, tmp_path, monkeypatch):
     whole = nested(pruned, text, tmp_path / "whole", share=0.5)

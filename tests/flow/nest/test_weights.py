@@ -14,6 +14,8 @@ from flexcim_flow.layer.updates import damped, least_squares, row_errors
 from flexcim_flow.nest.weights import Nested, free_mask, nest, nest_by_magnitude, quantize_nested
 from tests.support.correlated_inputs import data, moments
 
+pytestmark = pytest.mark.torch
+
 PAIRS = [tuple(map(Pattern.parse, pair.split())) for pair in ("2:8 2:8", "2:8 4:8", "1:4 2:8", "4:11 2:5", "2:4 1:1")]
 for_each_pair = pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: "+".join(map(str, pair)))
 

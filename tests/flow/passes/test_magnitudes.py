@@ -9,6 +9,8 @@ import torch
 
 from flexcim_flow.passes.magnitudes import RESOLUTION, Magnitudes
 
+pytestmark = pytest.mark.torch
+
 GENERATOR = torch.Generator().manual_seed(0)
 NORMAL = torch.randn(30, 7, 50, generator=GENERATOR)
 KINDS = {

@@ -11,6 +11,8 @@ from flexcim_flow.passes import predictions as module
 from flexcim_flow.passes.predictions import Predictions, batch_size, read
 from tests.support.model_families import tiny_family, tiny_inputs
 
+pytestmark = pytest.mark.torch
+
 TOKENS = torch.tensor([[7, 1, 9, 2], [3, 9, 9, 5]])
 LOGITS = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
 

@@ -9,6 +9,8 @@ from flexcim_flow.model.blocks import find_blocks
 from flexcim_flow.passes.statistics import InputStatistics, observe, with_same_inputs
 from tests.support.tiny_models import tiny_llama
 
+pytestmark = pytest.mark.torch
+
 TOKENS = torch.randint(256, (2, 16), generator=torch.Generator().manual_seed(0))
 
 

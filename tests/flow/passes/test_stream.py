@@ -18,6 +18,8 @@ from flexcim_flow.passes.stream import BlockStream, CalibrationError
 from tests.support.model_families import tiny_family
 from tests.support.tiny_models import save_tiny, tiny_llama, tiny_mamba2
 
+pytestmark = pytest.mark.torch
+
 SAMPLES = torch.randint(256, (7, 20), generator=torch.Generator().manual_seed(0))
 
 

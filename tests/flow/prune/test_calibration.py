@@ -24,6 +24,8 @@ from tests.support.model_families import MASK, tiny_family, tiny_inputs
 from tests.support.prune_requests import asked
 from tests.support.tiny_models import TEXT, byte_tokenizer, save_tiny, tiny_llama
 
+pytestmark = pytest.mark.torch
+
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):

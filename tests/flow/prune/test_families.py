@@ -27,6 +27,8 @@ from tests.support.model_families import FAMILIES, FAMILY_LAYERS, MASK, sharp_fa
 from tests.support.prune_requests import asked
 from tests.support.tiny_models import OTHER_TEXT, TEXT, save_tiny
 
+pytestmark = pytest.mark.torch
+
 PATTERN = Pattern(2, 4)
 
 
@@ -170,7 +172,7 @@ def contents(folder) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_flow_keeps_what_an_encoder_predicts(encoder, monkeypatch):
+def test_the_measured_choice_keeps_what_an_encoder_predicts(encoder, monkeypatch):
     assert encoder.chooser == "measured"
     within = tried(prune(encoder), Search.IN_MEMORY)
     monkeypatch.setattr(measured, "BENCH_BYTES", 1000)

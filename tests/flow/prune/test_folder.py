@@ -17,6 +17,8 @@ from flexcim_flow.prune.folder import NESTED_FORMAT, FolderError, check_replacea
 from flexcim_flow.samples.text import tokenize
 from tests.support.tiny_models import OTHER_TEXT, byte_tokenizer
 
+pytestmark = pytest.mark.torch
+
 
 def test_the_written_checkpoint_loads_in_plain_transformers(result, written):
     with quiet():

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from flexcim.config.macro import MacroConfig
@@ -16,6 +17,8 @@ from flexcim.packed.folder import read_packed
 from flexcim.packed.tiling import LayerTiling
 from flexcim_flow.model.blocks import Block
 from flexcim_flow.prune.packing import PackedOnDemand, pack_one
+
+pytestmark = pytest.mark.torch
 
 
 class Shelf:

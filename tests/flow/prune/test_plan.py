@@ -22,6 +22,8 @@ from tests.support.model_families import tiny_family
 from tests.support.prune_requests import asked
 from tests.support.tiny_models import TEXT, save_tiny, tiny_llama
 
+pytestmark = pytest.mark.torch
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:

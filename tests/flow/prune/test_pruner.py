@@ -16,11 +16,16 @@ from flexcim_flow.choice.budgets import CycleBudget
 from flexcim_flow.choice.problem import SelectionError
 from flexcim_flow.common.options import ActivationScale, Granularity, Update
 from flexcim_flow.layer.masks import nm_mask
+from flexcim_flow.prune import calibration, pruner
 from flexcim_flow.prune.folder import write_result
 from flexcim_flow.prune.packing import pack_one
 from flexcim_flow.prune.pruner import prune
-from flexcim_flow.samples.text import TextError
+from flexcim_flow.samples import windows
+from flexcim_flow.samples.text import TextError, read_text, tokenize
 from tests.support.prune_requests import asked
+from tests.support.tiny_models import OTHER_TEXT, TEXT
+
+pytestmark = pytest.mark.torch
 
 TARGET = 0.6
 
@@ -145,6 +150,26 @@ def test_progress_counts_up_to_the_end(folder, text, other):
     ]
 
 
+def test_each_text_is_read_and_tokenised_once(folder, text, other, monkeypatch):
+    read, tokenised = [], []
+
+    def reading(path):
+        read.append(path)
+        return read_text(path)
+
+    def tokenising(words, tokenizer):
+        tokenised.append(words)
+        return tokenize(words, tokenizer)
+
+    monkeypatch.setattr(pruner, "read_text", reading)
+    monkeypatch.setattr(calibration, "read_text", reading)
+    monkeypatch.setattr(windows, "tokenize", tokenising)
+    options = {"calibration": text, "evaluation": other, "method": "uniform", "samples": 2, "length": 16}
+    assert prune(asked(folder, sparsity=0.5, recover=1, **options)).evaluations is not None
+    assert sorted(read) == sorted([text, other])
+    assert sorted(tokenised) == sorted([TEXT, OTHER_TEXT])
+
+
 def test_options_that_do_not_fit_are_refused(folder, text, tmp_path):
     short = tmp_path / "short.txt"
     short.write_text("0123456789")
@@ -158,7 +183,7 @@ def test_options_that_do_not_fit_are_refused(folder, text, tmp_path):
         prune(asked(folder, sparsity=0.5, calibration=text, evaluation=tmp_path / "missing"))
 
 
-def test_flow_by_default_updates_what_it_keeps(folder, text, other, result):
+def test_the_default_method_updates_what_it_keeps(folder, text, other, result):
     measured = prune(asked(folder, sparsity=TARGET, calibration=text, evaluation=other, samples=5, length=40, seed=7))
     assert (
         measured.request.source,

@@ -13,6 +13,8 @@ from flexcim_flow.samples.text import TextError, tokenize
 from tests.support.model_families import tiny_family
 from tests.support.tiny_models import TEXT, byte_tokenizer, tiny_llama, tiny_mamba2
 
+pytestmark = pytest.mark.torch
+
 TOKENS = tokenize(TEXT, byte_tokenizer())
 
 

@@ -13,6 +13,8 @@ from flexcim_flow.measure.evaluation import Evaluation
 from flexcim_flow.prune.report import evaluation_report
 from tests.support.tiny_models import OTHER_TEXT
 
+pytestmark = pytest.mark.torch
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:

@@ -19,6 +19,8 @@ from flexcim_flow.prune.plan import Plan
 from flexcim_flow.prune.request import PruneRequest
 from tests.support.prune_requests import asked
 
+pytestmark = pytest.mark.torch
+
 PLAN = Plan(Path("plan.toml"), "paper", "ria", None, {"layer": Choice(Pattern(2, 4), 0.5, "so")})
 
 

@@ -11,6 +11,8 @@ import torch
 from flexcim_flow.layer.quantization import QuantizedLinear
 from flexcim_flow.prune.result import overshoot
 
+pytestmark = pytest.mark.torch
+
 
 def test_activations_are_what_the_integer_model_sends_to_the_hardware(result):
     names = [result.layers[0].name, result.layers[-1].name]

@@ -39,6 +39,8 @@ from tests.support.model_families import tiny_family, tiny_inputs
 from tests.support.prune_requests import asked
 from tests.support.tiny_models import OTHER_TEXT, TEXT, byte_tokenizer, save_tiny, tiny_llama
 
+pytestmark = pytest.mark.torch
+
 ROOT = Path(__file__).resolve().parents[3]
 OPTIONS: dict[str, Any] = {
     "sparsity": 0.5,

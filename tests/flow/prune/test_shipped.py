@@ -13,6 +13,8 @@ from flexcim_flow.prune.pruner import prune
 from flexcim_flow.prune.run import prune_to
 from tests.support.prune_requests import asked
 
+pytestmark = pytest.mark.torch
+
 MODELS = Path(__file__).resolve().parents[3] / "models"
 
 

@@ -8,6 +8,8 @@ from safetensors.torch import save_file
 
 from flexcim_flow.samples.images import ImageError, draw_images, read_images, set_images_apart
 
+pytestmark = pytest.mark.torch
+
 
 def test_images_are_read_as_float32(tmp_path):
     images = torch.randn(3, 1, 4, 4)

@@ -18,6 +18,8 @@ from flexcim_flow.samples.text import (
 )
 from tests.support.tiny_models import byte_tokenizer
 
+pytestmark = pytest.mark.torch
+
 
 def test_a_text_becomes_its_bytes(tmp_path):
     path = tmp_path / "text.txt"

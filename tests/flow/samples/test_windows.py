@@ -9,6 +9,8 @@ from flexcim_flow.samples.text import TextError
 from flexcim_flow.samples.windows import EvaluationText, check_memory, tokens_of, window_of
 from tests.support.tiny_models import save_tiny, tiny_llama
 
+pytestmark = pytest.mark.torch
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):

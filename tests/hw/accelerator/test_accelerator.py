@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 
 from flexcim.accelerator.cycles import AcceleratorTiming
-from flexcim.accelerator.instructions import INSTRUCTION_FIELDS
+from flexcim.accelerator.instructions import INSTRUCTION_FIELDS, AcceleratorProgram
+from flexcim.accelerator.registers import register
 from flexcim.accelerator.stream_cycles import stall_pattern
 from flexcim.compiler.layer import compile_layer
 from flexcim.errors import FlexCiMError
 from flexcim.packed.cells import pack_layer
+from flexcim_hw.accelerator.accelerator import Accelerator
 from flexcim_sim.bench.stimuli.accelerator import RandomPrograms
 from flexcim_sim.golden.accelerator import GoldenAccelerator, WordStream
 from tests.support.accelerators import ACCELERATORS, play, program_stimuli
+from tests.support.simulation import simulate
 from tests.support.sparse_weights import random_weights
 
 STREAMS = ("weights", "activations", "results")
@@ -53,6 +56,7 @@ def test_random_programs_are_bit_and_cycle_exact(config, stalled):
         assert core.packets == expected.packets
         predicted = timing.run(stimulus.program, stalls)
         assert core.counters == {name: getattr(predicted, name) for name in core.counters}
+        assert core.interval == (None if stalled else core.counters["cycles"])
         assert len(core.data) == predicted.result_words
         assert len(stimulus.weights) == predicted.weight_words
         assert len(stimulus.activations) == predicted.activation_words
@@ -119,3 +123,56 @@ def check_inverted_bit(config, rng):
     assert not core.error
     assert core.results.tobytes() == expected.tobytes()
     return "done"
+
+
+@pytest.mark.parametrize("config", [ACCELERATORS["one macro"], ACCELERATORS["four macros, wide buses"]])
+def test_a_program_starts_and_interrupts_as_many_cycles_later_as_the_accelerator_says(config):
+    """By AXI4-Lite and by Wishbone: an empty program, started by a write of CONTROL."""
+    accelerator = Accelerator(config)
+    wishbone = config.register_bus == "wishbone"
+    cycles = AcceleratorTiming(config).run(AcceleratorProgram(())).cycles
+    written: list[int] = []
+    raised: list[int] = []
+
+    async def bench(ctx):
+        clock = 0
+
+        async def write(name, value):
+            nonlocal clock
+            values = {"cyc_i": 1, "stb_i": 1, "we_i": 1, "sel_i": 15, "dat_i": value, "adr_i": register(name).address}
+            if not wishbone:
+                values = {"awvalid": 1, "awaddr": register(name).address, "wvalid": 1, "wdata": value, "wstrb": 15}
+            for pin, word in values.items():
+                ctx.set(getattr(accelerator, f"{'wb' if wishbone else 's_axil'}_{pin}"), word)
+            written.append(clock)
+            for _ in range(accelerator.interval):
+                if ctx.get(accelerator.irq):
+                    raised.append(clock)
+                await ctx.tick()
+                clock += 1
+                for pin in values:
+                    if not wishbone:
+                        ctx.set(getattr(accelerator, f"s_axil_{pin}"), 0)
+            if wishbone:
+                ctx.set(accelerator.wb_stb_i, 0)
+
+        if not wishbone:
+            ctx.set(accelerator.s_axil_bready, 1)
+        for word in encoded_words(config):
+            await write("PROGRAM_DATA", word)
+        await write("INTERRUPT", 1)
+        await write("CONTROL", 1)
+        for _ in range(20):
+            if ctx.get(accelerator.irq):
+                raised.append(clock)
+            await ctx.tick()
+            clock += 1
+
+    simulate(accelerator, bench)
+    # `done` is kept by a register, which irq shows.
+    assert raised[0] == written[-1] + accelerator.latency + cycles + 1
+
+
+def encoded_words(config):
+    """The program memory's words of an empty program."""
+    return AcceleratorProgram(()).words(config.macro).reshape(-1).tolist()

@@ -15,7 +15,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
-from flexcim_hw.common.shared_modules import SharedModules, index_shape, place, place_array
+from flexcim_hw.common.shared_modules import SharedModules, index_shape, place, place_array, place_component
 from tests.support.simulation import trace
 
 
@@ -56,9 +56,13 @@ class Resettable(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        inputs = {"terms__payload": self.term, "terms__valid": 1}
-        placed = place(m, platform, "streamed", "streamed", Streamed, inputs, reset=self.clear)
-        m.d.comb += [self.total.eq(placed["total"]), self.ready.eq(placed["terms__ready"])]
+        placed = place_component(m, platform, "streamed", "streamed", Streamed, reset=self.clear)
+        m.d.comb += [
+            placed.terms.payload.eq(self.term),
+            placed.terms.valid.eq(1),
+            self.total.eq(placed.total),
+            self.ready.eq(placed.terms.ready),
+        ]
         return m
 
 

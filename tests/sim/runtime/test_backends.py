@@ -31,6 +31,8 @@ from tests.sim.runtime.test_driver import SMALL
 from tests.support.model_families import tiny_family
 from tests.support.tiny_models import save_tiny, tiny_llama, tiny_mamba2
 
+pytestmark = pytest.mark.torch
+
 MODELS = {"llama": tiny_llama, "mamba2": tiny_mamba2}
 
 

@@ -34,6 +34,8 @@ from tests.support.accelerators import ACCELERATORS
 from tests.support.packed_models import nested_model
 from tests.support.tiny_models import save_tiny, tiny_llama, tiny_mamba2
 
+pytestmark = pytest.mark.torch
+
 MODELS = {"llama": tiny_llama, "mamba2": tiny_mamba2}
 PATTERNS = ("2:4 2:4", "2:4 1:1", "2:4")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +18,7 @@ from flexcim_sim.bench.coverage.counts import Coverage
 from flexcim_sim.bench.coverage.macro import Handshake, RunMonitor, paused_streams
 from flexcim_sim.bench.coverage.model import SeenRun, coverage_axes, cross_of, data_streams
 from flexcim_sim.bench.ends.streams import ContractError, Sink, Source, Stall, level
+from flexcim_sim.bench.ends.trace import StreamTrace, TraceRecorder
 from flexcim_sim.bench.stimuli.macro import Stimulus
 
 __all__ = ["MacroBench", "Played"]
@@ -39,12 +40,15 @@ class Played:
         The beats of the result stream.
     mismatches : int
         Beats that differ from the golden model's.
+    traces : mapping of str to StreamTrace
+        What the pins of each stream showed; nothing unless asked for.
     """
 
     cycles: int
     predicted: int
     payloads: list[int]
     mismatches: int
+    traces: Mapping[str, StreamTrace] = field(default_factory=dict)
 
 
 class MacroBench:
@@ -104,6 +108,7 @@ class MacroBench:
         *,
         stop_after: int | None = None,
         strict: bool = True,
+        traced: bool = False,
     ) -> Played:
         """Play a stimulus on a macro that was reset, and compare what comes out with the golden model.
 
@@ -120,6 +125,8 @@ class MacroBench:
             Stop after so many cycles, whatever is under way.
         strict : bool
             Whether wrong results and cycles are errors, or only told.
+        traced : bool
+            Whether to record the pins of all streams, which slows the simulation down.
 
         Raises
         ------
@@ -138,8 +145,10 @@ class MacroBench:
         for source in self._sources:
             source.restart(payloads[source.name], stalls.get(source.name))
         self._sink.restart(checker.take, stalls.get(self._sink.name))
+        streams = [source.name for source in self._sources] + [self._sink.name]
+        recorder = TraceRecorder(self._dut, streams if traced else ())
 
-        await self._move(checker, expectation, stop_after or 0, self._patience * (8 if stalls else 1))
+        await self._move(checker, expectation, recorder, stop_after or 0, self._patience * (8 if stalls else 1))
         self.results += checker.results
         cycles, predicted = self._measured_cycles(), 0
         if not stop_after:
@@ -148,7 +157,7 @@ class MacroBench:
                 predicted = program_cycles(self.config, stimulus.program).cycles
                 if strict and cycles != predicted:
                     raise MismatchError(f"it took {cycles} cycles, but the cycle model says {predicted}")
-        return Played(cycles, predicted, checker.payloads, checker.mismatches)
+        return Played(cycles, predicted, checker.payloads, checker.mismatches, recorder.traces)
 
     def _measured_cycles(self) -> int:
         """Cycles from the first accepted beat of weights or activations to the last result beat."""
@@ -157,13 +166,16 @@ class MacroBench:
         last = self._sink.last_cycle
         return last - min(begun) + 1 if last is not None else 0
 
-    async def _move(self, checker: Checker, expectation: Expectation, stop_after: int, patience: int) -> None:
+    async def _move(
+        self, checker: Checker, expectation: Expectation, recorder: TraceRecorder, stop_after: int, patience: int
+    ) -> None:
         """Move beats until all have been moved, or none moves any more."""
         edge = self._dut.clk.rising_edge
         live, sink = self._sources, self._sink
         cycle, quiet = 0, 0
         while quiet < patience and (not stop_after or cycle < stop_after):
             await edge
+            recorder.step()
             self._monitor.step(cycle, paused_streams(self._handshakes, cycle))
             if expectation.error and self._error():
                 taken = [source.name for source in live if source.step(cycle)]

@@ -23,6 +23,7 @@ __all__ = [
     "CONFIG_FILE",
     "LAYER_FILE",
     "LAYER_RESULT_FILE",
+    "LAYER_TRACE_FILE",
     "REPORT_FILE",
     "accelerator_test",
     "bench_test",
@@ -41,6 +42,9 @@ LAYER_FILE = "layer.npz"
 
 LAYER_RESULT_FILE = "layer-result.npz"
 """What it gave: its outputs, the measured and the predicted cycles."""
+
+LAYER_TRACE_FILE = "layer-trace.json"
+"""What the pins of each stream showed, if that was asked for."""
 
 
 _Bench = TypeVar("_Bench", MacroBench, AcceleratorBench)

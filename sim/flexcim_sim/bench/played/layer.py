@@ -11,7 +11,7 @@ from numpy.random import Generator
 from flexcim.config.pattern import Pattern
 from flexcim.packed.tiling import tile_layer
 from flexcim_sim.bench.benches.macro import MacroBench
-from flexcim_sim.bench.played.job import LAYER_FILE, LAYER_RESULT_FILE, bench_test
+from flexcim_sim.bench.played.job import LAYER_FILE, LAYER_RESULT_FILE, LAYER_TRACE_FILE, bench_test
 from flexcim_sim.bench.stimuli.layer import layer_stimulus, outputs_of_beats
 
 
@@ -24,10 +24,13 @@ async def layer(bench: MacroBench, rng: Generator) -> None:
     tiling = tile_layer(
         bench.config, shape["outputs"], shape["inputs"], Pattern.parse(shape["pattern"]), groups=shape["groups"]
     )
-    played = await bench.play(layer_stimulus(tiling, weights, offsets, activations), strict=False)
+    stimulus = layer_stimulus(tiling, weights, offsets, activations)
+    played = await bench.play(stimulus, strict=False, traced=shape["traced"])
     np.savez(
         LAYER_RESULT_FILE,
         outputs=outputs_of_beats(tiling, len(activations), played.payloads),
         cycles=played.cycles,
         predicted=played.predicted,
     )
+    traces = {name: trace.to_mapping() for name, trace in played.traces.items()}
+    Path(LAYER_TRACE_FILE).write_text(json.dumps(traces))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 
 from flexcim.packed.tiling import LayerTiling
 from flexcim_hw.verilog.macro import GeneratedVerilog
-from flexcim_sim.bench.played.job import LAYER_FILE, LAYER_RESULT_FILE
+from flexcim_sim.bench.ends.trace import StreamTrace
+from flexcim_sim.bench.played.job import LAYER_FILE, LAYER_RESULT_FILE, LAYER_TRACE_FILE
 from flexcim_sim.bench.run.runner import run_tests
 from flexcim_sim.build.simulators import SimulatorError, build
 from flexcim_sim.golden.layer import layer_outputs
@@ -35,6 +37,8 @@ class LayerRun:
         Cycles by the cycle model.
     seconds : float
         Time that the simulation took.
+    traces : mapping of str to StreamTrace
+        What the pins of each stream showed; nothing unless asked for.
     """
 
     outputs: NDArray[np.int32]
@@ -43,6 +47,7 @@ class LayerRun:
     cycles: int
     predicted: int
     seconds: float
+    traces: Mapping[str, StreamTrace] = field(default_factory=dict)
 
 
 def run_layer(
@@ -54,6 +59,7 @@ def run_layer(
     folder: Path,
     *,
     simulator: str = "verilator",
+    traced: bool = False,
 ) -> LayerRun:
     """Run all tiles of a layer at full throughput.
 
@@ -71,6 +77,8 @@ def run_layer(
         Where the simulator's log and files go.
     simulator : str
         One of `flexcim_sim.build.simulators.SIMULATORS`.
+    traced : bool
+        Whether to record the pins of all streams, which slows the simulation down.
 
     Raises
     ------
@@ -83,6 +91,7 @@ def run_layer(
         "inputs": tiling.inputs,
         "pattern": str(tiling.pattern),
         "groups": tiling.groups,
+        "traced": traced,
     }
     np.savez(folder / LAYER_FILE, shape=json.dumps(shape), weights=weights, offsets=offsets, activations=activations)
     built = build(verilog, simulator)
@@ -94,4 +103,6 @@ def run_layer(
         cycles, predicted = int(result["cycles"]), int(result["predicted"])
     expected = layer_outputs(tiling, weights, offsets, activations)
     mismatches = int((outputs != expected).sum())
-    return LayerRun(outputs, outputs.size, mismatches, cycles, predicted, outcome.seconds)
+    recorded = json.loads((folder / LAYER_TRACE_FILE).read_text(encoding="utf-8"))
+    traces = {name: StreamTrace(**pins) for name, pins in recorded.items()}
+    return LayerRun(outputs, outputs.size, mismatches, cycles, predicted, outcome.seconds, traces)

@@ -1,13 +1,16 @@
-"""How many samples each measurement of the search takes."""
+"""How many of the samples each measurement of a search takes."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from flexcim_flow.choice.shares import FEWEST_TOKENS, costed, judged, searched
+from flexcim_flow.choice.evidence import FEWEST_TOKENS, costed, judged, searched
 from flexcim_flow.common.options import DEFAULT_LENGTH, DEFAULT_SAMPLES, MEASURED_IMAGES
 from flexcim_flow.model.blocks import find_blocks
 from tests.support.tiny_models import tiny_llama
+
+pytestmark = pytest.mark.torch
 
 IMAGES = torch.zeros(MEASURED_IMAGES + 5, 3, 4, 4)
 
@@ -36,8 +39,8 @@ def test_costs_take_an_eighth_of_the_samples_and_judgements_three_sixteenths():
 
 
 def test_few_samples_are_measured_as_half_of_the_default_would_be():
-    # That many tokens told the patterns of the shipped models apart before the shares grew with the samples; with a
-    # tenth of them, the few samples of a quick run would be judged by a single one.
+    # The search was tuned on 1024 and 1536 tokens, which these shares of sixteen samples are. A tenth of them would be
+    # less than one sample of the default length, and a choice would hang on what happens to stand in it.
     assert FEWEST_TOKENS == DEFAULT_SAMPLES * DEFAULT_LENGTH // 2
     for samples in (4, 15, 16):
         assert costed(texts(samples)).numel() == 1024

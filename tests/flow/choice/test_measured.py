@@ -22,6 +22,8 @@ from flexcim_flow.model.blocks import find_blocks
 from flexcim_flow.passes.stream import BlockStream
 from tests.support.tiny_models import tiny_llama
 
+pytestmark = pytest.mark.torch
+
 SAMPLES = torch.randint(256, (4, 24), generator=torch.Generator().manual_seed(0))
 GUARD = torch.randint(256, (3, 24), generator=torch.Generator().manual_seed(1))
 
