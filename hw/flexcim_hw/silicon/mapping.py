@@ -211,14 +211,19 @@ class _Design:
         made_of = (self._text(name), job.library_sha256, str(job.period_ps), str(FLOW), _VERSION)
         key = hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:32]
         kept, facts = job.cache / f"{key}.il", job.cache / f"{key}.json"
-        if facts.exists():
-            self._run(f"delete {name}")
-            (job.work / "module.il").write_text(self._named(kept.read_text(encoding="utf-8")), encoding="utf-8")
-            self._run("read_rtlil module.il")
-            answer: dict[str, Any] = json.loads(facts.read_text(encoding="utf-8"))
-            return answer
+        if not facts.exists():
+            self._keep(name, kept, facts)
+        # Also what was mapped just now comes from there, so that a netlist does not depend on what had been kept.
+        self._run(f"delete {name}")
+        (job.work / "module.il").write_text(self._named(kept.read_text(encoding="utf-8")), encoding="utf-8")
+        self._run("read_rtlil module.il")
+        answer: dict[str, Any] = json.loads(facts.read_text(encoding="utf-8"))
+        return answer
+
+    def _keep(self, name: str, kept: Path, facts: Path) -> None:
+        """Map a module, and write its netlist and what is known of it."""
         shape = self._memories.get(name)
-        answer = {"memory": shape, "latch_cells": None, "samples": []}
+        answer: dict[str, Any] = {"memory": shape, "latch_cells": None, "samples": []}
         if shape is not None and is_large(MemoryShape(**shape)):
             answer["samples"] = [self._sample(name, depth, width) for depth, width in SAMPLES]
             self._stand_in(name)
@@ -228,7 +233,6 @@ class _Design:
         # The facts last: where they are, the module is.
         write_text(kept, self._text(name))
         write_text(facts, json.dumps(answer))
-        return answer
 
     def _text(self, name: str) -> str:
         """A module in RTLIL, without the name of the top, the prefix of all names, and what hangs on other modules."""

@@ -147,14 +147,17 @@ def _report(netlist: Netlist, library: CellLibrary, period: float) -> str:
 def _stages(steps: Iterable[tuple[str, float]], netlist: Netlist) -> Iterator[Stage]:
     """The steps of the path up to where it arrives, those that follow each other in one module as one stage."""
     stage: Stage | None = None
+    before = ""
     for cell, delay in steps:
         instance = cell.rpartition("/")[0]
+        # The flip-flop that launches has a step for its clock pin and one for its output.
+        entered, before = int(cell != before), cell
         if stage is not None and stage.instance == instance:
-            stage = Stage(instance, stage.module, stage.block, stage.cells + 1, stage.delay + delay)
+            stage = Stage(instance, stage.module, stage.block, stage.cells + entered, stage.delay + delay)
             continue
         if stage is not None:
             yield stage
         *_, module = netlist.along(instance)
-        stage = Stage(instance, module, block_of(module, netlist.top), 1, delay)
+        stage = Stage(instance, module, block_of(module, netlist.top), entered, delay)
     if stage is not None:
         yield stage
