@@ -23,7 +23,8 @@ FLOORS: Mapping[str, Mapping[str, str]] = {
         "common": "options, seeds, journal",
     },
     "flexcim_hw": {
-        "cli": "generate",
+        "cli": "generate, silicon",
+        "silicon": "area, clock",
         "verilog": "Verilog, interface",
         "accelerator": "buses, sequencer, registers",
         "macro": "the blocks, in data-flow order",
