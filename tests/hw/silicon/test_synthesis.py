@@ -188,6 +188,7 @@ def instance(module, ports, index, side):
     return f"{module} {side}_instance_{index} ({', '.join(pins)});", place
 
 
+@pytest.mark.simulator
 def test_what_synthesis_gave_does_what_the_verilog_says(tiny, tmp_path):
     """Each module of the design beside its netlist, in Icarus, on random inputs: all outputs are equal."""
     # All begins with zeros, as what is unknown spreads in other ways through gates than through statements.

@@ -77,7 +77,10 @@ async def programs_with_stalls(bench: MacroBench, rng: Generator) -> None:
 
 @bench_test
 async def accumulation(bench: MacroBench, rng: Generator) -> None:
-    """Two K tiles over as many vectors as the accumulator's memory holds, at the least and the most groups."""
+    """Two K tiles over as many vectors as the accumulator's memory holds, at the least and the most groups.
+
+    No two vectors are alike, so a sum that is kept in another one's place shows.
+    """
     config = bench.config
     pattern, groups = config.modes[rng.integers(len(config.modes))]
     for count in {1, groups}:
@@ -85,7 +88,7 @@ async def accumulation(bench: MacroBench, rng: Generator) -> None:
         vectors = config.accumulator_depth // count
         for k_tile in range(2):
             bank = k_tile % config.banks
-            stimulus.add_load(bank, random_image(config, rng, pattern, 1))
+            stimulus.add_load(bank, random_image(config, rng, pattern, 1, kind="uniform"))
             command = Run(
                 bank=bank,
                 pattern=pattern,
@@ -95,7 +98,7 @@ async def accumulation(bench: MacroBench, rng: Generator) -> None:
                 first_k=k_tile == 0,
                 last_k=k_tile == 1,
             )
-            stimulus.add_run(command, random_beats(config, rng, pattern, count, 1, vectors))
+            stimulus.add_run(command, random_beats(config, rng, pattern, count, 1, vectors, kind="uniform"))
         await bench.play(stimulus)
 
 

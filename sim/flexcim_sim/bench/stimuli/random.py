@@ -17,10 +17,13 @@ from flexcim_sim.bench.stimuli.macro import Image, RunItem, Stimulus, with_field
 __all__ = ["random_beats", "random_image", "random_mode", "random_program"]
 
 
-def signed_values(rng: Generator, bits: int, shape: tuple[int, ...]) -> NDArray[np.int8]:
-    """Values of ``bits`` bits: from all of the range, from its ends and zero, mostly zero, or all the same extreme."""
+def signed_values(rng: Generator, bits: int, shape: tuple[int, ...], kind: str = "") -> NDArray[np.int8]:
+    """Values of ``bits`` bits: from all of the range, from its ends and zero, mostly zero, or all the same extreme.
+
+    The kind is one of ``uniform``, ``ends``, ``sparse``, ``lowest`` and ``highest``; by default it is drawn.
+    """
     low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
-    kind = rng.choice(["uniform", "ends", "sparse", "lowest", "highest"], p=[0.5, 0.2, 0.1, 0.1, 0.1])
+    kind = kind or rng.choice(["uniform", "ends", "sparse", "lowest", "highest"], p=[0.5, 0.2, 0.1, 0.1, 0.1])
     if kind == "ends":
         values = rng.choice([low, -1, 0, 1, high], shape)
     elif kind == "lowest":
@@ -35,14 +38,19 @@ def signed_values(rng: Generator, bits: int, shape: tuple[int, ...]) -> NDArray[
 
 
 def random_beats(
-    config: MacroConfig, rng: Generator, pattern: Pattern, groups: int, rows: int, vectors: int
+    config: MacroConfig, rng: Generator, pattern: Pattern, groups: int, rows: int, vectors: int, kind: str = ""
 ) -> NDArray[np.int8]:
-    """Activation beats [V, beats, P]; elements that the macro is to ignore are as random as the others."""
+    """Activation beats [V, beats, P]; elements that the macro is to ignore are as random as the others.
+
+    The kind is that of `signed_values`.
+    """
     beats = config.vector_beats(config.window(pattern, groups), rows)
-    return signed_values(rng, config.activation_bits, (vectors, beats, config.activation_port))
+    return signed_values(rng, config.activation_bits, (vectors, beats, config.activation_port), kind)
 
 
-def random_image(config: MacroConfig, rng: Generator, pattern: Pattern, rows: int, constants: int = 0) -> Image:
+def random_image(
+    config: MacroConfig, rng: Generator, pattern: Pattern, rows: int, constants: int = 0, kind: str = ""
+) -> Image:
     """A tile of a pattern, not canonical in general: offsets that are legal for the pattern, in any order.
 
     Full, under-full and empty blocks all occur, as weights may be zero.
@@ -55,12 +63,14 @@ def random_image(config: MacroConfig, rng: Generator, pattern: Pattern, rows: in
         The tile's pattern and slot rows.
     constants : int
         Outputs for which it has requantizer constants, if any.
+    kind : str
+        The kind of weights, as for `signed_values`.
     """
     shape = (rows, config.sub_macros, config.columns)
     offsets = rng.integers(0, pattern.max_offset + 1, shape)
     if rng.random() < 0.2:
         offsets[:] = rng.choice([0, pattern.max_offset])
-    weights = signed_values(rng, config.weight_bits, shape)
+    weights = signed_values(rng, config.weight_bits, shape, kind)
     return Image(weights, offsets.astype(np.uint8), random_constants(rng, constants) if constants else None)
 
 
