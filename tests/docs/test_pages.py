@@ -12,7 +12,7 @@ import pytest
 from tests.support.pages import RUNNERS, Block, PageError, blocks_of, prints, run_page
 from tests.support.repository import ROOT
 
-pytestmark = [pytest.mark.simulator, pytest.mark.torch]
+pytestmark = [pytest.mark.simulator, pytest.mark.slow, pytest.mark.torch]
 
 DOCS = ROOT / "docs"
 PAGES = {
@@ -24,10 +24,13 @@ PAGES = {
 SLOW = {
     "how-to/add-a-model-family.md": "runs the tests of a family",
     "how-to/add-a-parameter.md": "runs the bench on a changed macro, twice",
+    "how-to/add-a-selector.md": "makes an environment with a plug-in in it, as the page on scores does",
     "how-to/compare-pruners.md": "prunes a shipped model twice, and measures it",
+    "how-to/measure-silicon.md": "maps and times a macro several times",
     "how-to/prune-options.md": "prunes a shipped model seven times",
     "how-to/read-the-coverage.md": "runs the bench three times, once until all is covered",
     "how-to/two-plans.md": "prunes a shipped model three times, and gives it a second plan",
+    "how-to/verilog-options.md": "runs the bench without initial values",
     "tutorial/prune-your-model.md": "prunes a shipped model as one would, with everything that comes after it",
 }
 """Pages that the regression runs, each with the reason."""

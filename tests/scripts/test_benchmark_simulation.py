@@ -24,6 +24,7 @@ def benches():
     return Benches(CONFIG)
 
 
+@pytest.mark.slow
 def test_each_bench_carries_the_whole_job_out(tmp_path):
     job = random_job(CONFIG, SIZE, seed=1)
     job.write(tmp_path)
@@ -35,6 +36,7 @@ def test_each_bench_carries_the_whole_job_out(tmp_path):
     assert (tmp_path / "results.bin").read_bytes() == job.results.tobytes()
 
 
+@pytest.mark.slow
 def test_wrong_results_are_seen(tmp_path):
     job = random_job(CONFIG, SIZE, seed=2)
     wrong = replace(job, results=job.results ^ np.uint8(1))

@@ -198,6 +198,7 @@ print(killed)
     [(1, 1 << 30, "paper", 0), (2, 0, "measured", 0), (3, 1 << 30, "paper", 3), (4, 0, "paper", 3)],
     ids=["one file", "shards", "one file, recovered", "shards, recovered"],
 )
+@pytest.mark.slow
 def test_a_run_that_is_killed_at_any_point_gives_the_same_bytes_in_the_end(
     seed, single, method, recover, folder, text, other, tmp_path, monkeypatch
 ):

@@ -27,6 +27,7 @@ def heldout(tmp_path_factory):
 
 
 @pytest.mark.parametrize("model", ["llama-kjv", "mamba2-kjv"])
+@pytest.mark.slow
 def test_quality_falls_with_sparsity_and_survives_int8(model, heldout):
     results = [
         prune(
@@ -55,6 +56,7 @@ def test_quality_falls_with_sparsity_and_survives_int8(model, heldout):
 
 
 @pytest.mark.parametrize("model", ["llama-kjv", "mamba2-kjv", "gpt2-kjv"])
+@pytest.mark.slow
 def test_updated_and_chosen_by_their_costs_models_lose_far_less(model, heldout):
     measured, paper = (
         prune(

@@ -22,6 +22,8 @@ from tests.support.accelerators import ACCELERATORS, play, program_stimuli
 from tests.support.simulation import simulate
 from tests.support.sparse_weights import random_weights
 
+pytestmark = pytest.mark.simulator
+
 STREAMS = ("weights", "activations", "results")
 QUICK = ["one bank, parallel"]
 OTHERS = [name for name in ACCELERATORS if name not in QUICK]

@@ -17,6 +17,8 @@ from flexcim_hw.silicon import synthesis, timing
 from flexcim_hw.verilog.macro import generate
 from tests.support.silicon import TINY, tiny_liberty
 
+pytestmark = pytest.mark.slow
+
 SENTENCE = "the program 'sta' of OpenSTA is missing; install it (Debian: apt-get install opensta)"
 
 

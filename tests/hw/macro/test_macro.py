@@ -21,6 +21,8 @@ from tests.support.macro_jobs import Job, Layer, check_results, random_layers
 from tests.support.random_programs import random_program
 from tests.support.simulation import CONFIGS, Source, simulate
 
+pytestmark = pytest.mark.simulator
+
 for_each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 REQUANTIZED = CONFIGS["half parallel, requantized"]
 
@@ -140,6 +142,7 @@ def test_the_first_result_comes_after_the_latency(config):
 
 
 @for_each_config
+@pytest.mark.slow
 def test_vectors_follow_each_other_at_the_interval(config):
     """In every mode: of a long run on one tile, the later results leave one vector every so many cycles."""
     rng = np.random.default_rng(40)

@@ -18,6 +18,8 @@ from flexcim_hw.verilog.accelerator import generate_accelerator
 from flexcim_hw.verilog.macro import generate
 from tests.support.silicon import CELLS, TINY, default_library, design, yosys
 
+pytestmark = pytest.mark.slow
+
 PERIOD = 5.0
 
 
@@ -58,6 +60,7 @@ def test_the_blocks_of_a_macro_add_up_to_what_yosys_counts(tiny, library, tmp_pa
     assert all(block.total > 0 for block in area.blocks)
 
 
+@pytest.mark.regression
 def test_the_blocks_of_an_accelerator_add_up_to_what_yosys_counts(library, cache, tmp_path):
     config = AcceleratorConfig(
         macro=TINY, macros=2, weight_bus=32, activation_bus=32, result_bus=32, activation_memory=0
@@ -102,6 +105,7 @@ endmodule
 """)
 
 
+@pytest.mark.regression
 def test_the_area_of_a_large_memory_follows_from_small_ones(library, cache):
     """The largest that is mapped as it is, against one that has a bit more in each word, and is not."""
     mapped = measure_area(synthesise(memory(128, LARGE // 128), library, cache, PERIOD), library)

@@ -48,6 +48,7 @@ def modules_of(text):
 
 @pytest.mark.parametrize("name", EXTREMES)
 @pytest.mark.simulator
+@pytest.mark.slow
 def test_lint_has_no_finding(name, tmp_path):
     (tmp_path / "accelerator.v").write_text(generated(name).text)
     command = ["verilator", "--lint-only", "-Wall", "--top-module", "flexcim_accelerator", "accelerator.v"]

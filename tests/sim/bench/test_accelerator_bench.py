@@ -26,6 +26,7 @@ def design(name):
     ("name", "simulator"),
     [*(("one bank, parallel", simulator) for simulator in SIMULATORS), ("four macros, wide buses", "verilator")],
 )
+@pytest.mark.slow
 def test_a_small_accelerator_keeps_the_contract(name, simulator, tmp_path):
     verification = verify_accelerator("small", ACCELERATORS[name], simulator, tmp_path, seed=SEED, verilog=design(name))
     assert not verification.failed, [f"{outcome.name}: {outcome.message}" for outcome in verification.failed]

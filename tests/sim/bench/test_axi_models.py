@@ -16,6 +16,7 @@ SEED = 33
 
 
 @pytest.mark.parametrize("simulator", SIMULATORS)
+@pytest.mark.slow
 def test_the_models_of_cocotbext_axi_drive_the_accelerator(simulator, tmp_path):
     built = build(generate_accelerator(CONFIG), simulator)
     outcomes = run_tests(built, CONFIG, ("tests.sim.bench.axi_models_bench",), tmp_path, seed=SEED)

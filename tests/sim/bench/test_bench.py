@@ -87,12 +87,14 @@ def explain(verification):
 
 @pytest.mark.parametrize("simulator", SIMULATORS)
 @pytest.mark.parametrize("name", INSTANCES)
+@pytest.mark.slow
 def test_a_small_instance_keeps_the_contract(name, simulator, tmp_path):
     verification = verify_macro(name, INSTANCES[name], simulator, tmp_path, seed=SEED, verilog=design(name))
     assert not verification.failed, explain(verification)
     assert all(outcome.results for outcome in verification.outcomes), "each test compares something"
 
 
+@pytest.mark.slow
 def test_the_default_instance_keeps_the_contract_at_full_size(tmp_path):
     verification = verify_macro("flexcim", PRESETS["flexcim"], "verilator", tmp_path, seed=SEED)
     assert not verification.failed, explain(verification)
@@ -121,6 +123,7 @@ def test_a_layer_runs_tile_by_tile(simulator, tmp_path):
 
 
 @pytest.mark.parametrize("simulator", SIMULATORS)
+@pytest.mark.slow
 def test_a_wrong_design_fails_with_waves(simulator, tmp_path):
     """The models say 2:4 where the design has 4:8."""
     config = MacroConfig.from_mapping(SMALL | {"patterns": ["2:4"]})

@@ -64,6 +64,7 @@ def test_runs_are_counted_as_often_as_they_were_carried_out(tmp_path):
 
 
 @pytest.mark.parametrize("simulator", SIMULATORS)
+@pytest.mark.slow
 def test_programs_that_aim_at_what_is_missing_hit_it(simulator, tmp_path):
     verification = verify_macro("full", CONFIG, simulator, tmp_path, seed=2, full_coverage=True, verilog=design())
     assert not verification.failed, [outcome.message for outcome in verification.failed]
