@@ -31,6 +31,7 @@ SLOW = {
     "how-to/read-the-coverage.md": "runs the bench three times, once until all is covered",
     "how-to/two-plans.md": "prunes a shipped model three times, and gives it a second plan",
     "how-to/verilog-options.md": "runs the bench without initial values",
+    "tutorial/drive-it-from-c.md": "does what the tests of the example in C do",
     "tutorial/prune-your-model.md": "prunes a shipped model as one would, with everything that comes after it",
 }
 """Pages that the regression runs, each with the reason."""

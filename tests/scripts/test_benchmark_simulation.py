@@ -1,4 +1,7 @@
-"""The three benches of the simulation's benchmark: the same results and cycles from each, and wrong ones are seen."""
+"""The three benches of the simulation's benchmark: the same results and cycles from each, and wrong ones are seen.
+
+Two of them are built nowhere else, which takes half a minute: the regression does that.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ def benches():
     return Benches(CONFIG)
 
 
-@pytest.mark.slow
+@pytest.mark.regression
 def test_each_bench_carries_the_whole_job_out(tmp_path):
     job = random_job(CONFIG, SIZE, seed=1)
     job.write(tmp_path)
@@ -36,7 +39,7 @@ def test_each_bench_carries_the_whole_job_out(tmp_path):
     assert (tmp_path / "results.bin").read_bytes() == job.results.tobytes()
 
 
-@pytest.mark.slow
+@pytest.mark.regression
 def test_wrong_results_are_seen(tmp_path):
     job = random_job(CONFIG, SIZE, seed=2)
     wrong = replace(job, results=job.results ^ np.uint8(1))

@@ -22,7 +22,8 @@ from flexcim_hw.verilog.macro import GeneratedVerilog
 
 __all__ = ["Netlist", "SynthesisError", "free_memory", "synthesise"]
 
-_PROCESS = [sys.executable, "-c", "from flexcim_hw.silicon.mapping import run_job; run_job()"]
+# Yosys writes through Python, whose buffers are lost when it ends the process with an error: -u has none.
+_PROCESS = [sys.executable, "-u", "-c", "from flexcim_hw.silicon.mapping import run_job; run_job()"]
 
 
 class SynthesisError(FlexCiMError):
