@@ -13,8 +13,8 @@ from flexcim.accelerator.instructions import AcceleratorError, Opcode
 from flexcim.macro.commands import RUN_FIELDS
 from flexcim_hw.accelerator.activation_feeder import ActivationFeeder
 from tests.support.accelerators import ACCELERATORS
+from tests.support.feeders import play_feeder
 from tests.support.instructions import image_words, instruction, pausing, random_bits
-from tests.support.simulation import Sink, Source, exchange_all, simulate
 
 for_each_accelerator = pytest.mark.parametrize("config", ACCELERATORS.values(), ids=ACCELERATORS)
 THREE = ACCELERATORS["three macros, narrow buses"]
@@ -97,44 +97,9 @@ class Runs:
         return made
 
 
-@dataclass
-class Played:
-    """What a feeder did: its far ends, and idle, stalled and error of each cycle."""
-
-    feeder: ActivationFeeder
-    instructions: Source
-    words: Source
-    commands: list[Sink]
-    beats: list[Sink]
-    idle: list[int] = field(default_factory=list)
-    stalled: list[int] = field(default_factory=list)
-    errors: list[int] = field(default_factory=list)
-
-
 def play(config, runs, cycles, pause=lambda: False, halt_from=None):
     feeder = ActivationFeeder(config)
-    played = Played(
-        feeder,
-        Source(feeder.instructions, runs.instructions, pause),
-        Source(feeder.words, runs.words, pause),
-        [Sink(stream, pause) for stream in feeder.run],
-        [Sink(stream, pause) for stream in feeder.activations],
-    )
-
-    async def bench(ctx):
-        def look(cycle):
-            played.idle.append(ctx.get(feeder.idle))
-            played.stalled.append(ctx.get(feeder.stalled))
-            played.errors.append(ctx.get(feeder.error))
-            # It acts from the next cycle on, as the core's does.
-            ctx.set(feeder.halt, halt_from is not None and cycle + 1 >= halt_from)
-
-        ctx.set(feeder.halt, halt_from == 0)
-        ends: list[Sink | Source] = [played.instructions, played.words, *played.commands, *played.beats]
-        await exchange_all(ctx, ends, cycles, look)
-
-    simulate(feeder, bench)
-    return played
+    return play_feeder(feeder, runs, (feeder.run, feeder.activations), cycles, pause, halt_from)
 
 
 @for_each_accelerator

@@ -11,8 +11,9 @@ from flexcim.accelerator.bus_words import tile_words
 from flexcim.accelerator.instructions import AcceleratorError, Opcode
 from flexcim_hw.accelerator.weight_feeder import WeightFeeder
 from tests.support.accelerators import ACCELERATORS
+from tests.support.feeders import play_feeder
 from tests.support.instructions import image_words, instruction, pausing, random_bits
-from tests.support.simulation import Sink, Source, exchange, exchange_all, simulate
+from tests.support.simulation import Source, exchange, simulate
 
 for_each_accelerator = pytest.mark.parametrize("config", ACCELERATORS.values(), ids=ACCELERATORS)
 ONE = ACCELERATORS["one macro"]
@@ -46,43 +47,9 @@ class Loads:
         return made
 
 
-@dataclass
-class Played:
-    """What a feeder did: its far ends, and idle, stalled and error of each cycle."""
-
-    feeder: WeightFeeder
-    instructions: Source
-    words: Source
-    commands: list[Sink]
-    beats: list[Sink]
-    idle: list[int] = field(default_factory=list)
-    stalled: list[int] = field(default_factory=list)
-    errors: list[int] = field(default_factory=list)
-
-
 def play(config, loads, cycles, pause=lambda: False, halt_from=None):
     feeder = WeightFeeder(config)
-    played = Played(
-        feeder,
-        Source(feeder.instructions, loads.instructions, pause),
-        Source(feeder.words, loads.words, pause),
-        [Sink(stream, pause) for stream in feeder.load],
-        [Sink(stream, pause) for stream in feeder.weights],
-    )
-
-    async def bench(ctx):
-        def look(cycle):
-            played.idle.append(ctx.get(feeder.idle))
-            played.stalled.append(ctx.get(feeder.stalled))
-            played.errors.append(ctx.get(feeder.error))
-            ctx.set(feeder.halt, halt_from is not None and cycle + 1 >= halt_from)
-
-        ctx.set(feeder.halt, halt_from == 0)
-        ends: list[Sink | Source] = [played.instructions, played.words, *played.commands, *played.beats]
-        await exchange_all(ctx, ends, cycles, look)
-
-    simulate(feeder, bench)
-    return played
+    return play_feeder(feeder, loads, (feeder.load, feeder.weights), cycles, pause, halt_from)
 
 
 @for_each_accelerator
