@@ -19,7 +19,8 @@ __all__ = ["area_figure"]
 def area_figure(instances: Sequence[Instance], library: CellLibrary) -> bytes:
     """An SVG: the area of each instance by block, memories apart on the left, with them as flip-flops on the right."""
     shown = [name for name in BLOCKS if any(name in _areas(one, "total") for one in instances)]
-    colours = dict(zip(shown, matplotlib.colormaps["tab20"].colors, strict=False))  # type: ignore[attr-defined]
+    palette = matplotlib.colormaps["tab20"]
+    colours = {name: palette(place) for place, name in enumerate(shown)}
     figure = Figure(figsize=(5 + 1.2 * len(instances), 5.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     _stack(left, instances, "logic", colours)
@@ -41,7 +42,7 @@ def _areas(one: Instance, kind: str) -> dict[str, float]:
 
 
 def _stack(
-    axes: Axes, instances: Sequence[Instance], kind: str, colours: dict[str, tuple[float, float, float]]
+    axes: Axes, instances: Sequence[Instance], kind: str, colours: dict[str, tuple[float, float, float, float]]
 ) -> None:
     places = range(len(instances))
     bottom = [0.0] * len(instances)
